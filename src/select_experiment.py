@@ -1,0 +1,56 @@
+"""Choose the experiment that a run belongs to.
+
+What you learn: by name or by ID, what describes an experiment, and how to get a deleted one back.
+
+    python src/select_experiment.py
+
+In the UI: Model training > Experiments lists them; the description stands on top of
+select-experiment, the tags in its row of the list.
+"""
+
+# %% Settings
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tracking import connect
+
+NAME = "select-experiment"
+
+connect()
+client = MlflowClient()
+
+# %% A deleted experiment keeps its name: restore it, or set_experiment() refuses below
+found = client.get_experiment_by_name(NAME)
+if found and found.lifecycle_stage == "deleted":
+    client.restore_experiment(found.experiment_id)
+
+# %% By name: created where it is missing
+experiment = mlflow.set_experiment(NAME)
+mlflow.set_experiment_tag("mlflow.note.content", "Where the lesson on experiments logs its runs.")
+mlflow.set_experiment_tags({"team": "tutorial", "topic": "experiments"})
+with mlflow.start_run(run_name="chosen by name") as by_name:
+    mlflow.log_metric("answer", 42)
+
+# %% By ID: sure to be this one, even if somebody renames it or deletes it meanwhile
+with mlflow.start_run(run_name="chosen by ID", experiment_id=experiment.experiment_id) as by_id:
+    mlflow.log_metric("answer", 42)
+
+# %% What is there
+print(f"{'ID':>20}  {'runs':>4}  name")
+for each in client.search_experiments(order_by=["name ASC"]):
+    runs = client.search_runs([each.experiment_id], max_results=1000)
+    print(f"{each.experiment_id:>20}  {len(runs):>4}  {each.name}")
+
+# %% Deleted: hidden, not gone, and its name is taken
+client.delete_experiment(experiment.experiment_id)
+try:
+    mlflow.set_experiment(NAME)
+except MlflowException as error:
+    print(f"After deleting it: {error.message.splitlines()[0]}")
+client.restore_experiment(experiment.experiment_id)
+print(f"Restored: {NAME} is {mlflow.get_experiment(experiment.experiment_id).lifecycle_stage}")
+
+print(f'Runs "{by_name.info.run_name}", ID {by_name.info.run_id}')
+print(f'and "{by_id.info.run_name}", ID {by_id.info.run_id}')
+print("Next: python src/hypertune1.py")

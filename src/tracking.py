@@ -1,0 +1,121 @@
+"""Where the runs go: the one helper that the lessons share.
+
+MLflow reads MLFLOW_TRACKING_URI by itself, so a lesson that you copy into a project works with
+its `connect()` line deleted. What `connect()` adds: this repo's database as the default, and a
+clear answer within seconds when the place that you named can't be used.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import mlflow
+import requests
+import sqlalchemy
+from mlflow.exceptions import MlflowException
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 5  # how long a server may take to answer; MLflow's own retries take minutes
+REFUSALS = {
+    "UNAUTHENTICATED": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to valid ones",
+    "PERMISSION_DENIED": "this user or host name isn't allowed, ask whoever runs the server",
+}
+
+
+def connect() -> str:
+    """Point MLflow at MLFLOW_TRACKING_URI and prove that it answers.
+
+    Unset or empty means mlflow.db and mlruns/ in this repo, whatever the current folder is: what
+    `mlflow ui` shows when it is started in the repo.
+
+    Returns:
+        The tracking URI in use.
+
+    Raises:
+        SystemExit: exit code 1 and one sentence on stderr where the URI is malformed, the folder
+            or database can't be opened, or the server is dead, silent, not MLflow, older than
+            MLflow 3, or refuses the user.
+    """
+    sys.excepthook = _explain
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # no INFO line for every table created
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # nor two lines for every run
+    named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    uri = named or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
+    shown = re.sub(r"//[^/]*@", "//", uri)  # without user and password
+    print(f"Runs go to {shown}", flush=True)
+    mlflow.set_tracking_uri(uri)
+    try:
+        # MLflow resolves its default artifact folder, ./mlruns, where it opens the store.
+        with contextlib.chdir("." if named else ROOT):
+            see_them = _open(uri, shown)
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        advice = "unset it to use this repo's mlflow.db" if named else "make its folder writable"
+        sys.exit(f"Can't use MLFLOW_TRACKING_URI={shown}: {reason}; {advice}")
+    print(f"See them with: {see_them}", flush=True)
+    gc.freeze()  # what the imports made stays: not collecting it again, at exit too, saves 1 s
+    return uri
+
+
+def _open(uri, shown):
+    """Open the store by one cheap call, without MLflow's long retries; return how to look at it."""
+    if re.match(r"https?:", uri):
+        _ask_server(uri, shown)
+        return f"your browser, at {shown}"
+    if re.match(r"[\w.-]+:\d+(/|$)", uri):
+        raise OSError(f"it lacks a scheme, write http://{uri}")
+    if re.match(r"[A-Za-z]:[\\/]", uri):
+        raise OSError("a Windows path needs a scheme, write sqlite:///C:/folder/mlflow.db")
+    if uri.startswith("sqlite:") and not re.match("sqlite:///.", uri):
+        raise OSError("SQLite needs three slashes, write sqlite:///mlflow.db")
+    if "://" in uri and not uri.startswith("file:"):
+        url = sqlalchemy.make_url(uri)
+        if url.get_backend_name() not in ("sqlite", "postgresql", "mysql", "mssql"):
+            raise OSError("unknown scheme, write sqlite:///mlflow.db or http://127.0.0.1:5000")
+        if url.get_backend_name() == "sqlite" and not Path(url.database).exists():
+            print("Creating this database, once: some seconds", flush=True)
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        sqlalchemy.create_engine(url).connect().close()
+        command = "mlflow ui --port 5000"
+        command += "" if Path.cwd() == ROOT else f" --backend-store-uri {shown}"
+    else:
+        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+        print("A folder store gets no new features: `mlflow migrate-filestore` moves it to SQLite")
+        command = f"MLFLOW_ALLOW_FILE_STORE=true mlflow ui --port 5000 --backend-store-uri {uri}"
+    mlflow.MlflowClient().search_experiments(max_results=1)
+    return command + ", then http://127.0.0.1:5000"
+
+
+def _ask_server(uri, shown):
+    """Prove that MLflow 3 or newer answers there and lets us in."""
+    try:
+        status = requests.get(uri.rstrip("/") + "/version", timeout=SECONDS).status_code
+    except requests.Timeout:
+        raise OSError(f"no answer within {SECONDS} s, is that an MLflow server?") from None
+    except requests.RequestException:
+        raise OSError("no server answers there, start it or correct the address") from None
+    if status >= 500:
+        raise OSError(f"the server fails with HTTP {status}, look at its log")
+    client = mlflow.MlflowClient()
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise OSError(REFUSALS.get(error.error_code, "what answers isn't MLflow")) from None
+    try:
+        client.search_logged_models(["0"], max_results=1)
+    except MlflowException:
+        raise OSError("the server is older than MLflow 3, upgrade it") from None
+
+
+def _explain(kind, error, trace):
+    """Print what a reader can act on in one sentence, a bug with its traceback."""
+    if issubclass(kind, MlflowException):
+        print(f"MLflow refused: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print("Interrupted: the run is marked FAILED, what it logged is kept", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)

@@ -1,0 +1,56 @@
+import pytest
+
+
+def test_run_holds_what_was_logged(store):
+    run, output = store.lesson("basic_run")
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"n_estimators": "50", "max_depth": "5", "random_state": "42"}
+    assert run.data.metrics == pytest.approx(
+        {"test_accuracy": 17 / 18, "test_f1_macro": 0.9373}, abs=1e-4
+    )
+    assert run.data.tags["dataset"] == "wine"
+    assert run.data.tags["purpose"] == "first run"
+    assert run.data.tags["mlflow.runName"] == "forest of 50"
+    assert run.data.tags["mlflow.source.name"].endswith("basic_run.py")
+    assert store.files(run.info.run_id) == ["basic_run.py", "confusion_matrix.png"]
+    for name, value in run.data.metrics.items():
+        assert f"{name}: {value:.4f}\n" in output
+
+
+def test_files_are_whole(store, tmp_path):
+    run, _ = store.lesson("basic_run")
+    copy = store.client.download_artifacts(run.info.run_id, "basic_run.py", tmp_path)
+    assert "mlflow.log_artifact(__file__)" in open(copy).read()
+    png = store.client.download_artifacts(run.info.run_id, "confusion_matrix.png", tmp_path)
+    assert open(png, "rb").read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_model_is_skops_with_signature_example_and_requirements(store):
+    run, _ = store.lesson("basic_run")
+    model, files = store.model_files(run)
+    assert model.name == "forest"
+    assert model.source_run_id == run.info.run_id
+    assert {"MLmodel", "model.skops", "requirements.txt", "input_example.json"} <= set(files)
+    assert not [name for name in files if name.endswith(".pkl")]
+    assert model.params == run.data.params
+
+
+def test_model_predicts_and_refuses_a_missing_column(store, monkeypatch):
+    import mlflow
+    from sklearn.datasets import load_wine
+
+    run, _ = store.lesson("basic_run")
+    model, _ = store.model_files(run)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        loaded = mlflow.pyfunc.load_model(model.model_uri)
+    finally:
+        mlflow.set_tracking_uri(before)
+    X = load_wine(as_frame=True).data.astype(float)
+    assert (loaded.predict(X) == load_wine().target).mean() > 0.95
+    reordered = X[sorted(X.columns)]
+    assert (loaded.predict(reordered) == loaded.predict(X)).all()
+    with pytest.raises(mlflow.MlflowException, match="missing inputs"):
+        loaded.predict(X.drop(columns="alcohol"))

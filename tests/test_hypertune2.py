@@ -1,0 +1,139 @@
+import ast
+import itertools
+import json
+import re
+import shutil
+
+import pytest
+import requests
+from conftest import ROOT, Server, run_script
+from mlflow import MlflowClient
+
+GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
+CANDIDATES = sorted((str(trees), str(depth)) for trees, depth in GRID)
+SPLITS = [f"split{fold}_test_score" for fold in range(5)]
+SCORES = ["mean_test_score", "std_test_score", "rank_test_score", "mean_fit_time", *SPLITS]
+
+
+def children_of(client, parent):
+    """The child runs of PARENT, best rank first."""
+    return client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+        order_by=["metrics.rank_test_score"],
+    )
+
+
+def test_every_candidate_is_a_finished_child(store):
+    parent, _ = store.lesson("hypertune2")
+    children = children_of(store.client, parent)
+    assert len(children) == 16
+    assert (
+        sorted((c.data.params["n_estimators"], c.data.params["max_depth"]) for c in children)
+        == CANDIDATES
+    )
+    assert len(store.client.search_runs([parent.info.experiment_id])) == 17
+    assert len({child.info.run_name for child in children}) == 16
+    for child in children:
+        metrics = child.data.metrics
+        assert child.info.status == "FINISHED"
+        assert set(child.data.params) == {"n_estimators", "max_depth"}
+        assert set(metrics) == set(SCORES)
+        folds = [metrics[split] for split in SPLITS]
+        assert metrics["mean_test_score"] == pytest.approx(sum(folds) / 5)
+        assert metrics["mean_fit_time"] > 0
+        depth = child.data.params["max_depth"].replace("None", "unlimited")
+        assert child.info.run_name == f"{child.data.params['n_estimators']} trees, depth {depth}"
+    ranks = [child.data.metrics["rank_test_score"] for child in children]
+    means = [child.data.metrics["mean_test_score"] for child in children]
+    assert ranks[0] == 1
+    assert means == sorted(means, reverse=True)
+    newest_first = sorted(children, key=lambda child: -child.info.start_time)
+    assert newest_first[0].info.run_id == children[0].info.run_id
+
+
+def test_parent_holds_the_best(store):
+    parent, _ = store.lesson("hypertune2")
+    best = children_of(store.client, parent)[0]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["kind"] == "search"
+    assert parent.data.params == {f"best_{name}": v for name, v in best.data.params.items()}
+    assert parent.data.metrics == {
+        "best_cv_score": best.data.metrics["mean_test_score"],
+        "test_accuracy": 110 / 114,
+    }
+    assert store.files(parent.info.run_id) == ["heatmap.png", "hypertune2.py"]
+
+
+def test_parent_knows_its_data(store):
+    parent, _ = store.lesson("hypertune2")
+    inputs = {
+        i.dataset.name: (
+            {tag.key: tag.value for tag in i.tags}["mlflow.data.context"],
+            json.loads(i.dataset.profile)["num_rows"],
+        )
+        for i in parent.inputs.dataset_inputs
+    }
+    assert inputs == {
+        "breast-cancer-training": ("training", 455),
+        "breast-cancer-testing": ("testing", 114),
+    }
+
+
+def test_one_model_on_the_parent_only(store):
+    parent, _ = store.lesson("hypertune2")
+    model, files = store.model_files(parent)
+    assert model.name == "best-forest"
+    assert "model.skops" in files
+    models = store.client.search_logged_models([parent.info.experiment_id])
+    assert [m.model_id for m in models] == [model.model_id]
+
+
+def test_agrees_with_the_untracked_search(store, tmp_path):
+    untracked = run_script("hypertune1", tmp_path).stdout
+    parent, tracked = store.lesson("hypertune2")
+    assert untracked.strip() in tracked
+    best = ast.literal_eval(re.search(r"best parameters: (.*)", untracked)[1])
+    assert parent.data.params == {f"best_{name}": str(value) for name, value in best.items()}
+    assert f"accuracy: {parent.data.metrics['best_cv_score']:.4f}" in untracked
+    assert f"test accuracy: {parent.data.metrics['test_accuracy']:.4f}" in untracked
+
+
+def test_prints_the_top_five(store):
+    _, output = store.lesson("hypertune2")
+    table = output.split("mean_test_score  std_test_score\n")[1].splitlines()[:5]
+    assert [row.split()[:3] for row in table][0] == ["128", "8", "1"]
+    assert [row.split()[2] for row in table] == ["1", "2", "2", "2", "5"]
+    assert "mlflow ui --port 5000" in output
+
+
+def test_default_store_is_what_mlflow_ui_shows(tmp_path):
+    """The main job: no variable set, run elsewhere; then `mlflow ui` in the repo, no option."""
+    repo, elsewhere = tmp_path / "repo", tmp_path / "elsewhere"
+    shutil.copytree(ROOT / "src", repo / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    elsewhere.mkdir()
+    result = run_script("hypertune2", elsewhere, root=repo, MLFLOW_TRACKING_URI="")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not list(elsewhere.iterdir())
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"Runs go to sqlite:///{repo}/mlflow.db"
+    assert lines[1].startswith("Creating this database")
+    assert lines[2] == "See them with: mlflow ui --port 5000, then http://127.0.0.1:5000"
+
+    server = Server(repo, "ui")
+    try:
+        client = MlflowClient(server.uri)
+        experiment = client.get_experiment_by_name("hypertune2")
+        runs = client.search_runs([experiment.experiment_id])
+        (parent,) = [run for run in runs if run.data.tags.get("kind") == "search"]
+        assert len(children_of(client, parent)) == 16
+        # The UI reads files through the server: the picture must be where the server looks.
+        picture = requests.get(
+            f"{server.uri}/get-artifact",
+            {"path": "heatmap.png", "run_id": parent.info.run_id},
+            timeout=30,
+        )
+        assert picture.content.startswith(b"\x89PNG")
+        assert (repo / "mlruns").is_dir()
+    finally:
+        server.stop()

@@ -1,0 +1,201 @@
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from conftest import ENV, ROOT, free_port
+from mlflow import MlflowClient
+
+LESSON = "import mlflow; from tracking import connect; connect(); "
+
+
+def start(uri, cwd, code="", **env):
+    """Run connect() and then CODE in a new process."""
+    env = ENV | env | {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
+    command = [sys.executable, "-c", LESSON + code]
+    began = time.monotonic()
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def assert_one_sentence(result, *words):
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("Can't use MLFLOW_TRACKING_URI=")
+    assert len(result.stderr) < 250
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [
+        ("127.0.0.1:5000", "write http://127.0.0.1:5000"),
+        ("localhost:5000", "write http://localhost:5000"),
+        ("htp://127.0.0.1:5000", "unknown scheme"),
+        ("mongodb://host/db", "unknown scheme"),
+        ("sqlite:x.db", "three slashes"),
+        ("sqlite://x.db", "three slashes"),
+        ("sqlite:///", "three slashes"),
+        (r"C:\mlruns", "write sqlite:///C:/folder/mlflow.db"),
+        ("http://", "no server answers"),
+    ],
+)
+def test_malformed_uri(uri, advice, tmp_path):
+    assert_one_sentence(start(uri, tmp_path), uri, advice, "unset it to use this repo's mlflow.db")
+    assert not list(tmp_path.iterdir())
+
+
+def test_dead_port(tmp_path):
+    result = start(f"http://127.0.0.1:{free_port()}", tmp_path)
+    assert_one_sentence(result, "no server answers there, start it")
+    assert result.seconds < 30  # MLflow alone: 246 s
+
+
+def test_port_that_never_answers(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        result = start(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
+    assert_one_sentence(result, "no answer within 5 s")
+    assert result.seconds < 45  # MLflow alone: 20 minutes
+
+
+@contextmanager
+def answering(status, body, kind="text/html"):
+    """An HTTP server that gives the same answer to everything but /version."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "advice"),
+    [
+        (200, b"<html>hello</html>", "what answers isn't MLflow"),
+        (404, b"not found", "what answers isn't MLflow"),
+        (401, b"who are you?", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (403, b"Invalid Host header", "this user or host name isn't allowed"),
+        (503, b"busy", "the server fails with HTTP 503"),
+    ],
+)
+def test_server_that_refuses(status, body, advice, tmp_path):
+    with answering(status, body) as uri:
+        result = start(uri, tmp_path)
+    assert_one_sentence(result, advice)
+    assert result.seconds < 30
+
+
+def test_server_older_than_mlflow_3(tmp_path):
+    """MLflow 2 answers a search for experiments, and 404 to one for logged models."""
+
+    class Old(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            found = self.path.endswith("/experiments/search")
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b'{"experiments": []}' if found else b"Not Found")
+
+        do_GET = do_POST
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        result = start(f"http://127.0.0.1:{server.server_address[1]}", tmp_path)
+        server.shutdown()
+    assert_one_sentence(result, "older than MLflow 3, upgrade it")
+
+
+def test_password_is_not_shown(tmp_path):
+    result = start(f"http://ada:s3cret@127.0.0.1:{free_port()}", tmp_path)
+    assert "s3cret" not in result.stdout + result.stderr
+    assert_one_sentence(result, "no server answers")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("uri", ["sqlite:////proc/mlflow.db", "/proc/mlruns"])
+def test_folder_that_cannot_be_written(uri, tmp_path):
+    result = start(uri, tmp_path)
+    assert_one_sentence(result, uri)
+    assert result.seconds < 30  # MLflow alone: 103 s
+
+
+def test_file_in_the_way(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a database, but a file of some length" * 100)
+    assert_one_sentence(start("sqlite:///notes.txt", tmp_path), "file is not a database")
+    assert_one_sentence(start("notes.txt", tmp_path), "Not a directory")
+
+
+@pytest.mark.parametrize("uri", ["runs", "file:runs"])
+def test_folder_works_with_a_word_of_warning(uri, tmp_path):
+    result = start(uri if uri == "runs" else (tmp_path / "runs").as_uri(), tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "mlflow migrate-filestore" in result.stdout
+    assert (tmp_path / "runs" / "0" / "meta.yaml").exists()
+
+
+def test_error_inside_a_run_keeps_what_was_logged(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = """
+        with mlflow.start_run():
+            mlflow.log_param("depth", 1)
+            mlflow.log_param("depth", 2)
+    """
+    result = start(uri, tmp_path, "\n" + textwrap.dedent(code))
+    assert result.returncode == 1
+    assert result.stderr.startswith("MLflow refused: ")
+    assert "Traceback" not in result.stderr
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert (run.info.status, run.data.params) == ("FAILED", {"depth": "1"})
+
+
+def test_ctrl_c_inside_a_run_keeps_what_was_logged(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = """
+        import time
+        with mlflow.start_run():
+            mlflow.log_param("depth", 1)
+            print("logged", flush=True)
+            time.sleep(60)
+    """
+    env = ENV | {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
+    process = subprocess.Popen(
+        [sys.executable, "-c", LESSON + "\n" + textwrap.dedent(code)],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while "logged" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert error == "Interrupted: the run is marked FAILED, what it logged is kept\n"
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert (run.info.status, run.data.params) == ("FAILED", {"depth": "1"})
