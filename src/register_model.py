@@ -5,7 +5,7 @@ them, and whoever loads by alias needs no code change when it moves.
 
     python src/register_model.py        (after src/hypertune2.py)
 
-In the UI: Model training > Models > breast-cancer-forest shows the versions and who is what.
+In the UI: Model training > Model registry > breast-cancer-forest: versions, tags and aliases.
 
 The stages of older courses (Staging, Production, Archived) are deprecated. Today's form:
 Staging and Production are aliases, as many as you like; Development is a version without an
@@ -29,8 +29,8 @@ client = MlflowClient()
 
 # %% The newest finished search; the store knows it, no file has to pass between the scripts
 searches = mlflow.search_runs(
-    experiment_names=["hypertune2"],
-    filter_string="attributes.status = 'FINISHED' AND tags.kind = 'search'",
+    search_all_experiments=True,
+    filter_string=f"attributes.status = 'FINISHED' AND tags.search = '{NAME}'",
     order_by=["attributes.start_time DESC"],
     max_results=1,
     output_format="list",
@@ -66,4 +66,4 @@ correct = model.predict(test.drop(columns="target")) == test["target"]
 print(f"models:/{NAME}@{ALIAS} is version {version.version}")
 print(f"It predicts {correct.sum()} of {len(test)} test tumours correctly")
 print(f'From the run "{search.info.run_name}", ID {search.info.run_id}')
-print("Next: mlflow ui --port 5000, then Model training > Models")
+print("Next: mlflow ui --port 5000, then Model training > Model registry")

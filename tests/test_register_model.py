@@ -5,7 +5,7 @@ NAME = "breast-cancer-forest"
 
 def test_version_comes_from_the_newest_search(store):
     search, _ = store.lesson("hypertune2")
-    _, output = store.lesson("register_model")
+    output = store.run("register_model")
     version = store.client.get_model_version_by_alias(NAME, "staging")
     assert version.source == f"models:/{search.outputs.model_outputs[0].model_id}"
     assert search.info.run_id in version.description

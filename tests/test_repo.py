@@ -1,0 +1,48 @@
+import ast
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+LESSONS = sorted(path for path in (ROOT / "src").glob("*.py") if path.stem != "tracking")
+
+
+def tracked_files():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / name for name in listed.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("script", [*LESSONS, ROOT / "src/tracking.py"], ids=lambda p: p.stem)
+def test_script_has_tests(script):
+    assert "\ndef test_" in (ROOT / "tests" / f"test_{script.stem}.py").read_text()
+
+
+@pytest.mark.parametrize("script", LESSONS, ids=lambda p: p.stem)
+def test_lesson_is_a_lesson(script):
+    text = script.read_text()
+    tree = ast.parse(text)
+    docstring = ast.get_docstring(tree)
+    assert f"python src/{script.name}" in docstring
+    assert "What you learn: " in docstring
+    assert "\n# %% " in text
+    others = {path.stem for path in LESSONS}
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
+    assert not imported & others
+
+
+def test_no_run_data_in_git():
+    names = [path.relative_to(ROOT).as_posix() for path in tracked_files()]
+    assert [name for name in names if name.startswith("mlruns/")] == ["mlruns/README.md"]
+    assert not [name for name in names if re.search(r"\.(db|pkl|skops|pyc)$", name)]
+
+
+def test_constraints_pin_every_direct_dependency():
+    pins = (ROOT / "constraints.txt").read_text()
+    for file in "requirements.txt", "tests/requirements.txt":
+        for line in (ROOT / file).read_text().splitlines():
+            if not line.startswith("-"):
+                name = re.match(r"[\w-]+", line)[0]
+                assert re.search(rf"^{name}==", pins, re.MULTILINE), name
