@@ -1,6 +1,6 @@
 """What tracking costs, as ratios measured in one run: interleaved, median [fastest, slowest].
 
-    pip install -r benchmarks/requirements.txt
+    pip install -r tests/requirements.txt
     python benchmarks/overhead.py              # whole processes and children: some 6 minutes
     python benchmarks/overhead.py --long       # also a search of a minute or longer: 20 more
 

@@ -29,7 +29,7 @@ REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn",
 connect()
 mlflow.set_experiment("autolog")
 
-# MLflow 3.17 calls scikit-learn 1.9 by an argument name of the past: nothing that you can mend.
+# MLflow's own call uses a name that scikit-learn 1.9 has deprecated: not a fault of your code.
 warnings.filterwarnings("ignore", "`y_pred` was renamed", FutureWarning)
 
 # %% Switch it on before training. It would pickle the model, so the model is logged by hand.
@@ -78,7 +78,7 @@ print(pd.DataFrame(table, columns=["what", "recorded", "count", "such as"]).to_s
 
 # %% Add by hand what autolog can't know: the same run ID continues the run
 with mlflow.start_run(run_id=run_id):
-    mlflow.log_metric("test_errors", (y_test != predicted).sum())
+    mlflow.log_metric("test_errors", int((y_test != predicted).sum()))
     mlflow.log_artifact(__file__)
     mlflow.sklearn.log_model(
         forest,

@@ -31,7 +31,8 @@ connect()
 mlflow.set_experiment("basic-run")
 
 # %% Data: 178 wines, 13 measurements each, 3 growers; 10% held back for the test
-# Float columns, because an integer column of a model's schema can't hold a missing value.
+# All columns float: an integer column in a model's schema can't hold a missing value, and a
+# model with float columns refuses integers.
 wine = load_wine(as_frame=True)
 train, test = train_test_split(wine.frame.astype(float), test_size=0.1, random_state=SEED)
 X_train, y_train = train.drop(columns="target"), train["target"]
@@ -50,11 +51,12 @@ with mlflow.start_run(run_name=f"forest of {PARAMS['n_estimators']}") as run:
     }
     mlflow.log_metrics(scores)
 
-    # %% Files: a figure without a detour over the disk, and the code that made all this
+    # %% Files: a figure straight from memory, and from disk the code that made all this
     figure, axes = plt.subplots()
     sns.heatmap(
         confusion_matrix(y_test, predicted),
         annot=True,
+        fmt="d",
         cmap="cividis",
         xticklabels=wine.target_names,
         yticklabels=wine.target_names,
@@ -65,7 +67,7 @@ with mlflow.start_run(run_name=f"forest of {PARAMS['n_estimators']}") as run:
     mlflow.log_figure(figure, "confusion_matrix.png")
     mlflow.log_artifact(__file__)
 
-    # %% Model: the signature makes a wrong column an error instead of a wrong prediction
+    # %% Model: with the signature, pyfunc refuses wrong columns instead of predicting nonsense
     # skops stores no code that runs on loading; each type that it doesn't know is one you vouch
     # for. Explicit requirements spare MLflow from loading the model again to guess them.
     mlflow.sklearn.log_model(

@@ -26,6 +26,7 @@ from tracking import connect
 
 SEED = 42
 FOLDS = 5
+TEST_SIZE = 0.2
 GRID = {"n_estimators": [16, 32, 64, 128], "max_depth": [2, 4, 8, None]}
 # scikit-learn's names: in cv_results_ "test" means the fold left out, not the test data.
 SCORES = ["mean_test_score", "std_test_score", "rank_test_score", "mean_fit_time"]
@@ -38,7 +39,7 @@ mlflow.set_experiment("hypertune2")
 
 # %% Data: 569 tumours, 30 measurements each; 80% to search on, 20% held back
 data = load_breast_cancer(as_frame=True).frame.astype(float)
-train, test = train_test_split(data, test_size=0.2, random_state=SEED)
+train, test = train_test_split(data, test_size=TEST_SIZE, random_state=SEED)
 X_train, y_train = train.drop(columns="target"), train["target"]
 X_test, y_test = test.drop(columns="target"), test["target"]
 
@@ -48,6 +49,7 @@ with mlflow.start_run(run_name="grid search", tags={"search": "breast-cancer-for
             split, name=f"breast-cancer-{name}", targets="target", source=SOURCE
         )
         mlflow.log_input(dataset, context=name)
+    mlflow.log_params({"cv": FOLDS, "random_state": SEED, "test_size": TEST_SIZE})
     mlflow.log_artifact(__file__)
 
     # %% Search: 16 candidates x 5 folds = 80 fits, and one more of the best on all training rows
@@ -60,7 +62,7 @@ with mlflow.start_run(run_name="grid search", tags={"search": "breast-cancer-for
     search.fit(X_train, y_train)
 
     # %% Children: one run a candidate, worst first, because the UI shows the newest on top
-    results = pd.DataFrame(search.cv_results_).sort_values("rank_test_score")
+    results = pd.DataFrame(search.cv_results_).sort_values("rank_test_score", kind="stable")
     for candidate in results[::-1].to_dict("records"):
         params = candidate["params"]
         name = f"{params['n_estimators']} trees, depth {params['max_depth'] or 'unlimited'}"
@@ -73,7 +75,7 @@ with mlflow.start_run(run_name="grid search", tags={"search": "breast-cancer-for
     test_accuracy = search.score(X_test, y_test)
     mlflow.log_metrics({"best_cv_score": search.best_score_, "test_accuracy": test_accuracy})
 
-    # results is sorted by rank; the heatmap wants the order of the grid, None (unlimited) included.
+    # In the order of the search again: for each depth, all numbers of trees.
     scores = results.sort_index()["mean_test_score"].to_numpy().reshape(len(GRID["max_depth"]), -1)
     figure, axes = plt.subplots()
     sns.heatmap(

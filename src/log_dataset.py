@@ -5,8 +5,8 @@ name and digest are its identity, which has two traps.
 
     python src/log_dataset.py
 
-In the UI: Model training > Experiments > log-dataset > "wine, two splits": Datasets used on the
-run's page opens a drawer with the schema. (The tab called Datasets is for something else.)
+In the UI: Model training > Experiments > log-dataset > "wine, two splits": a click on a
+dataset under Datasets shows its schema.
 """
 
 # %% Settings

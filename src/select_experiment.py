@@ -4,8 +4,8 @@ What you learn: by name or by ID, what describes an experiment, and how to get a
 
     python src/select_experiment.py
 
-In the UI: Model training > Experiments lists them; the description stands on top of
-select-experiment, the tags in its row of the list.
+In the UI: Model training > Experiments lists them; each row shows the
+experiment's description and tags.
 """
 
 # %% Settings
@@ -20,7 +20,7 @@ NAME = "select-experiment"
 connect()
 client = MlflowClient()
 
-# %% A deleted experiment keeps its name: restore it, or set_experiment() refuses below
+# %% Deleted, perhaps? Then its name is still taken and set_experiment() would fail: restore it
 found = client.get_experiment_by_name(NAME)
 if found and found.lifecycle_stage == "deleted":
     client.restore_experiment(found.experiment_id)
@@ -32,7 +32,7 @@ mlflow.set_experiment_tags({"team": "tutorial", "topic": "experiments"})
 with mlflow.start_run(run_name="chosen by name") as by_name:
     mlflow.log_metric("answer", 42)
 
-# %% By ID: sure to be this one, even if somebody renames it or deletes it meanwhile
+# %% By ID: still this experiment if somebody renames it
 with mlflow.start_run(run_name="chosen by ID", experiment_id=experiment.experiment_id) as by_id:
     mlflow.log_metric("answer", 42)
 

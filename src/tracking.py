@@ -1,7 +1,7 @@
 """Where the runs go: the one helper that the lessons share.
 
 MLflow reads MLFLOW_TRACKING_URI by itself, so a lesson that you copy into a project works with
-its `connect()` line deleted. What `connect()` adds: this repo's database as the default, and a
+the two lines with `connect` deleted. What `connect()` adds: this repo's database as the default, and a
 clear answer within seconds when the place that you named can't be used.
 """
 
@@ -51,21 +51,20 @@ def connect() -> str:
     try:
         # MLflow resolves its default artifact folder, ./mlruns, where it opens the store.
         with contextlib.chdir("." if named else ROOT):
-            see_them = _open(uri, shown)
+            _open(uri)
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         advice = "unset it to use this repo's mlflow.db" if named else "make its folder writable"
         sys.exit(f"Can't use MLFLOW_TRACKING_URI={shown}: {reason}; {advice}")
-    print(f"See them with: {see_them}", flush=True)
+    print(f"See them: {_where_to_look(uri, shown, named)}", flush=True)
     gc.freeze()  # what the imports made stays: not collecting it again, at exit too, saves 1 s
     return uri
 
 
-def _open(uri, shown):
-    """Open the store by one cheap call, without MLflow's long retries; return how to look at it."""
+def _open(uri):
+    """Open the store by one cheap call, without MLflow's long retries."""
     if re.match(r"https?:", uri):
-        _ask_server(uri, shown)
-        return f"your browser, at {shown}"
+        return _ask_server(uri)
     if re.match(r"[\w.-]+:\d+(/|$)", uri):
         raise OSError(f"it lacks a scheme, write http://{uri}")
     if re.match(r"[A-Za-z]:[\\/]", uri):
@@ -80,17 +79,25 @@ def _open(uri, shown):
             print("Creating this database, once: some seconds", flush=True)
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         sqlalchemy.create_engine(url).connect().close()
-        command = "mlflow ui --port 5000"
-        command += "" if Path.cwd() == ROOT else f" --backend-store-uri {shown}"
     else:
         os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
         print("A folder store gets no new features: `mlflow migrate-filestore` moves it to SQLite")
-        command = f"MLFLOW_ALLOW_FILE_STORE=true mlflow ui --port 5000 --backend-store-uri {uri}"
     mlflow.MlflowClient().search_experiments(max_results=1)
-    return command + ", then http://127.0.0.1:5000"
 
 
-def _ask_server(uri, shown):
+def _where_to_look(uri, shown, named):
+    """What to do to see the runs; `mlflow ui` doesn't read MLFLOW_TRACKING_URI."""
+    if re.match(r"https?:", uri):
+        return f"open {shown}"
+    command = "mlflow ui --port 5000" + (f" --backend-store-uri {shown}" if named else "")
+    if os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+        command = f"MLFLOW_ALLOW_FILE_STORE=true {command}"
+    if not named and Path.cwd() != ROOT:
+        command = f"cd {ROOT} && {command}"
+    return f"{command}, then open http://127.0.0.1:5000"
+
+
+def _ask_server(uri):
     """Prove that MLflow 3 or newer answers there and lets us in."""
     try:
         status = requests.get(uri.rstrip("/") + "/version", timeout=SECONDS).status_code
@@ -116,6 +123,9 @@ def _explain(kind, error, trace):
     if issubclass(kind, MlflowException):
         print(f"MLflow refused: {str(error).strip().splitlines()[0]}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
-        print("Interrupted: the run is marked FAILED, what it logged is kept", file=sys.stderr)
+        print(
+            "Interrupted: a run that was open is marked FAILED, what it logged is kept",
+            file=sys.stderr,
+        )
     else:
         sys.__excepthook__(kind, error, trace)

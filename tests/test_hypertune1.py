@@ -8,5 +8,6 @@ def test_prints_the_best_and_leaves_nothing_behind(tmp_path):
         "best parameters: {'max_depth': 8, 'n_estimators': 128}",
         "cross-validation accuracy: 0.9626",
         "test accuracy: 0.9649",
+        "Next: python src/hypertune2.py",
     ]
     assert not list(tmp_path.iterdir())

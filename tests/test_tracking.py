@@ -196,6 +196,6 @@ def test_ctrl_c_inside_a_run_keeps_what_was_logged(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert error == "Interrupted: the run is marked FAILED, what it logged is kept\n"
+    assert error == "Interrupted: a run that was open is marked FAILED, what it logged is kept\n"
     (run,) = MlflowClient(uri).search_runs(["0"])
     assert (run.info.status, run.data.params) == ("FAILED", {"depth": "1"})
