@@ -2,7 +2,7 @@
 
     pip install -r tests/requirements.txt
     python benchmarks/overhead.py              # whole processes and children: some 6 minutes
-    python benchmarks/overhead.py --long       # also a search of a minute or longer: 20 more
+    python benchmarks/overhead.py --long       # also a search of a minute or longer: 15 more
 
 Whole process: hypertune2 against hypertune1, both as they stand in src/, on a store that exists:
 wall-clock time and peak memory, of the process and of the job, its workers included (the sum of
@@ -29,7 +29,7 @@ import sqlalchemy
 
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
-LONG = ('"n_estimators": [16, 32, 64, 128]', '"n_estimators": [200, 400, 600, 800]')
+LONG = ('"n_estimators": [16, 32, 64, 128]', '"n_estimators": [400, 800, 1200, 1600]')
 FLOOR = """import matplotlib.pyplot, mlflow, pandas, seaborn, skops.io, sys
 sys.path.insert(0, {src!r})
 from tracking import connect

@@ -1,7 +1,7 @@
 """Where the runs go: the one helper that the lessons share.
 
-MLflow reads MLFLOW_TRACKING_URI by itself, so a lesson that you copy into a project works with
-the two lines with `connect` deleted. What `connect()` adds: this repo's database as the default, and a
+MLflow reads MLFLOW_TRACKING_URI by itself, so a lesson that you copy into a project works without
+its two lines with `connect`. What `connect()` adds: this repo's database as the default, and a
 clear answer within seconds when the place that you named can't be used.
 """
 
@@ -90,7 +90,7 @@ def _where_to_look(uri, shown, named):
     if re.match(r"https?:", uri):
         return f"open {shown}"
     command = "mlflow ui --port 5000" + (f" --backend-store-uri {shown}" if named else "")
-    if os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+    if "://" not in uri or uri.startswith("file:"):
         command = f"MLFLOW_ALLOW_FILE_STORE=true {command}"
     if not named and Path.cwd() != ROOT:
         command = f"cd {ROOT} && {command}"
