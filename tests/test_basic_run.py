@@ -1,4 +1,7 @@
+import subprocess
+
 import pytest
+from conftest import ROOT
 
 
 def test_run_holds_what_was_logged(store):
@@ -12,6 +15,8 @@ def test_run_holds_what_was_logged(store):
     assert run.data.tags["purpose"] == "first run"
     assert run.data.tags["mlflow.runName"] == "forest of 50"
     assert run.data.tags["mlflow.source.name"].endswith("basic_run.py")
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    assert run.data.tags["mlflow.source.git.commit"] == head
     assert store.files(run.info.run_id) == ["basic_run.py", "confusion_matrix.png"]
     for name, value in run.data.metrics.items():
         assert f"{name}: {value:.4f}\n" in output
@@ -54,3 +59,15 @@ def test_model_predicts_and_refuses_a_missing_column(store, monkeypatch):
     assert (loaded.predict(reordered) == loaded.predict(X)).all()
     with pytest.raises(mlflow.MlflowException, match="missing inputs"):
         loaded.predict(X.drop(columns="alcohol"))
+    with pytest.raises(mlflow.MlflowException, match="Incompatible input types"):
+        loaded.predict(X.astype(int))
+
+
+def test_a_forest_without_trusted_types_is_refused(tmp_path):
+    import mlflow
+    from sklearn.datasets import load_wine
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(n_estimators=2).fit(*load_wine(return_X_y=True))
+    with pytest.raises(mlflow.MlflowException, match="sklearn.tree._tree.Tree"):
+        mlflow.sklearn.save_model(forest, tmp_path / "model", pip_requirements=["scikit-learn"])
