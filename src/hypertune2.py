@@ -87,7 +87,7 @@ with mlflow.start_run(run_name="grid search", tags={"search": "breast-cancer-for
         yticklabels=[depth or "unlimited" for depth in GRID["max_depth"]],
         ax=axes,
     )
-    axes.set(xlabel="n_estimators", ylabel="max_depth", title="Mean accuracy over 5 folds")
+    axes.set(xlabel="n_estimators", ylabel="max_depth", title=f"Mean accuracy over {FOLDS} folds")
     mlflow.log_figure(figure, "heatmap.png")
 
     mlflow.sklearn.log_model(

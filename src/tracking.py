@@ -71,7 +71,7 @@ def _open(uri):
         raise OSError("a Windows path needs a scheme, write sqlite:///C:/folder/mlflow.db")
     if uri.startswith("sqlite:") and not re.match("sqlite:///.", uri):
         raise OSError("SQLite needs three slashes, write sqlite:///mlflow.db")
-    if "://" in uri and not uri.startswith("file:"):
+    if not _is_folder(uri):
         url = sqlalchemy.make_url(uri)
         if url.get_backend_name() not in ("sqlite", "postgresql", "mysql", "mssql"):
             raise OSError("unknown scheme, write sqlite:///mlflow.db or http://127.0.0.1:5000")
@@ -85,12 +85,16 @@ def _open(uri):
     mlflow.MlflowClient().search_experiments(max_results=1)
 
 
+def _is_folder(uri):
+    return "://" not in uri or uri.startswith("file:")
+
+
 def _where_to_look(uri, shown, named):
     """What to do to see the runs; `mlflow ui` doesn't read MLFLOW_TRACKING_URI."""
     if re.match(r"https?:", uri):
         return f"open {shown}"
     command = "mlflow ui --port 5000" + (f" --backend-store-uri {shown}" if named else "")
-    if "://" not in uri or uri.startswith("file:"):
+    if _is_folder(uri):
         command = f"MLFLOW_ALLOW_FILE_STORE=true {command}"
     if not named and Path.cwd() != ROOT:
         command = f"cd {ROOT} && {command}"

@@ -40,13 +40,12 @@ def test_model_is_skops_with_signature_example_and_requirements(store):
     assert model.params == run.data.params
 
 
-def test_model_predicts_and_refuses_a_missing_column(store, monkeypatch):
+def test_model_predicts_and_refuses_a_missing_column(store):
     import mlflow
     from sklearn.datasets import load_wine
 
     run, _ = store.lesson("basic_run")
     model, _ = store.model_files(run)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(store.uri)
     try:
