@@ -27,7 +27,7 @@ SEED = 42
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 
 connect()
-mlflow.set_experiment("autolog")
+experiment_id = mlflow.set_experiment("autolog").experiment_id
 
 # MLflow's own call uses a name that scikit-learn 1.9 has deprecated: not a fault of your code.
 warnings.filterwarnings("ignore", "`y_pred` was renamed", FutureWarning)
@@ -42,7 +42,7 @@ X_train, y_train = train.drop(columns="target"), train["target"]
 X_test, y_test = test.drop(columns="target"), test["target"]
 
 # %% Train: not one logging call in sight
-with mlflow.start_run(run_name="autologged forest") as run:
+with mlflow.start_run(experiment_id=experiment_id, run_name="autologged forest") as run:
     forest = RandomForestClassifier(n_estimators=50, max_depth=5, random_state=SEED)
     forest.fit(X_train, y_train)
     predicted = forest.predict(X_test)

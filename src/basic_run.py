@@ -28,7 +28,8 @@ PARAMS = {"n_estimators": 50, "max_depth": 5}
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 
 connect()
-mlflow.set_experiment("basic-run")
+# Passed on below: where two scripts create it at once, MLflow makes it active in one only.
+experiment_id = mlflow.set_experiment("basic-run").experiment_id
 
 # %% Data: 178 wines, 13 measurements each, 3 growers; 10% held back for the test
 # All columns float: an integer column in a model's schema can't hold a missing value, and a
@@ -39,7 +40,8 @@ X_train, y_train = train.drop(columns="target"), train["target"]
 X_test, y_test = test.drop(columns="target"), test["target"]
 
 # %% Run: `with` ends it, and marks it FAILED if the code inside raises
-with mlflow.start_run(run_name=f"forest of {PARAMS['n_estimators']}") as run:
+name = f"forest of {PARAMS['n_estimators']}"
+with mlflow.start_run(experiment_id=experiment_id, run_name=name) as run:
     mlflow.log_params(PARAMS | {"random_state": SEED})
     mlflow.set_tags({"dataset": "wine", "purpose": "first run"})
 

@@ -35,7 +35,7 @@ SOURCE = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnos
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 
 connect()
-mlflow.set_experiment("hypertune2")
+experiment_id = mlflow.set_experiment("hypertune2").experiment_id
 
 # %% Data: 569 tumours, 30 measurements each; 80% to search on, 20% held back
 data = load_breast_cancer(as_frame=True).frame.astype(float)
@@ -43,7 +43,8 @@ train, test = train_test_split(data, test_size=TEST_SIZE, random_state=SEED)
 X_train, y_train = train.drop(columns="target"), train["target"]
 X_test, y_test = test.drop(columns="target"), test["target"]
 
-with mlflow.start_run(run_name="grid search", tags={"search": "breast-cancer-forest"}) as parent:
+tags = {"search": "breast-cancer-forest"}
+with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=tags) as parent:
     for split, name in (train, "training"), (test, "testing"):
         dataset = mlflow.data.from_pandas(
             split, name=f"breast-cancer-{name}", targets="target", source=SOURCE
@@ -66,7 +67,7 @@ with mlflow.start_run(run_name="grid search", tags={"search": "breast-cancer-for
     for candidate in results[::-1].to_dict("records"):
         params = candidate["params"]
         name = f"{params['n_estimators']} trees, depth {params['max_depth'] or 'unlimited'}"
-        with mlflow.start_run(run_name=name, nested=True):
+        with mlflow.start_run(experiment_id=experiment_id, run_name=name, nested=True):
             mlflow.log_params(params)
             mlflow.log_metrics({score: candidate[score] for score in SCORES})
 

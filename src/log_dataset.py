@@ -25,14 +25,14 @@ SEED = 42
 SOURCE = "https://archive.ics.uci.edu/dataset/109/wine"
 
 connect()
-mlflow.set_experiment("log-dataset")
+experiment_id = mlflow.set_experiment("log-dataset").experiment_id
 
 # %% Data
 wine = load_wine(as_frame=True).frame.astype(float)
 train, test = train_test_split(wine, test_size=0.1, random_state=SEED)
 
 # %% Describe each split under its own name, then say what the run used it for
-with mlflow.start_run(run_name="wine, two splits") as run:
+with mlflow.start_run(experiment_id=experiment_id, run_name="wine, two splits") as run:
     for split, name, context in (train, "wine-train", "training"), (test, "wine-test", "testing"):
         dataset = mlflow.data.from_pandas(split, name=name, targets="target", source=SOURCE)
         mlflow.log_input(dataset, context=context)
@@ -50,7 +50,8 @@ for given in mlflow.get_run(run.info.run_id).inputs.dataset_inputs:
     print(f"    from {mlflow.data.get_source(given).url}")
 
 # %% Trap 1: one name and digest counts once, so a second context is dropped without a word
-with mlflow.start_run(run_name="trap: one dataset, two contexts") as trap:
+name = "trap: one dataset, two contexts"
+with mlflow.start_run(experiment_id=experiment_id, run_name=name) as trap:
     dataset = mlflow.data.from_pandas(wine, name="wine", targets="target", source=SOURCE)
     for context in "training", "testing":
         mlflow.log_input(dataset, context=context)

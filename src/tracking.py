@@ -10,7 +10,9 @@ import gc
 import logging
 import os
 import re
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -20,7 +22,19 @@ from mlflow.exceptions import MlflowException
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 5  # how long a server may take to answer; MLflow's own retries take minutes
-REFUSALS = {
+# What is wrong with a URI, by what it looks like.
+MALFORMED = {
+    r"[\w.-]+:\d+(/|$)": "it lacks a scheme, write http:// before it",
+    r"[A-Za-z]:[\\/]": "a Windows path needs a scheme, write sqlite:///C:/folder/mlflow.db",
+    r"sqlite:(?!///.)": "SQLite needs three slashes, write sqlite:///mlflow.db",
+    r"(?!(https?|file|sqlite|postgresql|mysql|mssql)\b)[\w+]+:": "unknown scheme, write "
+    "sqlite:///mlflow.db or http://127.0.0.1:5000",
+}
+# What to do, by a word in what MLflow, the database or the server says.
+CURES = {
+    "is locked": "end the program that writes to it, or use an MLflow server",
+    "already exists|duplicate column": "it is half made, delete it if it holds no runs",
+    "out-of-date": "a newer MLflow has upgraded it, install that one here",
     "UNAUTHENTICATED": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to valid ones",
     "PERMISSION_DENIED": "this user or host name isn't allowed, ask whoever runs the server",
 }
@@ -41,7 +55,11 @@ def connect() -> str:
             MLflow 3, or refuses the user.
     """
     sys.excepthook = _explain
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the run ends as FAILED
+    if os.environ.pop("MLFLOW_RUN_ID", None):
+        print("MLFLOW_RUN_ID is ignored: it would send what this script logs into that old run")
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # no INFO line for every table created
+    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # nor a traceback, see _explain
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # nor two lines for every run
     named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     uri = named or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
@@ -52,9 +70,10 @@ def connect() -> str:
         # MLflow resolves its default artifact folder, ./mlruns, where it opens the store.
         with contextlib.chdir("." if named else ROOT):
             _open(uri)
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
+    except Exception as error:  # each store, driver and migration tool raises its own
         reason = str(error).strip().splitlines()[0]
         advice = "unset it to use this repo's mlflow.db" if named else "make its folder writable"
+        advice = next((CURES[sign] for sign in CURES if re.search(sign, reason)), advice)
         sys.exit(f"Can't use MLFLOW_TRACKING_URI={shown}: {reason}; {advice}")
     print(f"See them: {_where_to_look(uri, shown, named)}", flush=True)
     gc.freeze()  # what the imports made stays: not collecting it again, at exit too, saves 1 s
@@ -63,26 +82,38 @@ def connect() -> str:
 
 def _open(uri):
     """Open the store by one cheap call, without MLflow's long retries."""
-    if re.match(r"https?:", uri):
+    for pattern, advice in MALFORMED.items():
+        if re.match(pattern, uri):
+            raise OSError(advice)
+    if uri.startswith("http"):
         return _ask_server(uri)
-    if re.match(r"[\w.-]+:\d+(/|$)", uri):
-        raise OSError(f"it lacks a scheme, write http://{uri}")
-    if re.match(r"[A-Za-z]:[\\/]", uri):
-        raise OSError("a Windows path needs a scheme, write sqlite:///C:/folder/mlflow.db")
-    if uri.startswith("sqlite:") and not re.match("sqlite:///.", uri):
-        raise OSError("SQLite needs three slashes, write sqlite:///mlflow.db")
-    if not _is_folder(uri):
-        url = sqlalchemy.make_url(uri)
-        if url.get_backend_name() not in ("sqlite", "postgresql", "mysql", "mssql"):
-            raise OSError("unknown scheme, write sqlite:///mlflow.db or http://127.0.0.1:5000")
-        if url.get_backend_name() == "sqlite" and not Path(url.database).exists():
-            print("Creating this database, once: some seconds", flush=True)
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        sqlalchemy.create_engine(url).connect().close()
-    else:
+    if _is_folder(uri):
         os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
         print("A folder store gets no new features: `mlflow migrate-filestore` moves it to SQLite")
+    else:
+        url = sqlalchemy.make_url(uri)
+        if uri.startswith("sqlite") and not Path(url.database).exists():
+            _create(Path(url.database))
+        sqlalchemy.create_engine(url).connect().close()
     mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def _create(database):
+    """Make a new database aside and put it in place whole.
+
+    MLflow makes it in place: two first runs at once, or a kill, leave one that never opens again.
+    """
+    print("Creating this database, once: some seconds", flush=True)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=database.parent, ignore_cleanup_errors=True) as folder:
+        new = Path(folder, database.name)
+        mlflow.MlflowClient(f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
+        try:
+            os.link(new, database)
+        except FileExistsError:
+            pass  # another first run was quicker
+        except OSError:
+            new.rename(database)  # FAT and some shared folders have no links
 
 
 def _is_folder(uri):
@@ -91,7 +122,7 @@ def _is_folder(uri):
 
 def _where_to_look(uri, shown, named):
     """What to do to see the runs; `mlflow ui` doesn't read MLFLOW_TRACKING_URI."""
-    if re.match(r"https?:", uri):
+    if uri.startswith("http"):
         return f"open {shown}"
     command = "mlflow ui --port 5000" + (f" --backend-store-uri {shown}" if named else "")
     if _is_folder(uri):
@@ -105,8 +136,6 @@ def _ask_server(uri):
     """Prove that MLflow 3 or newer answers there and lets us in."""
     try:
         status = requests.get(uri.rstrip("/") + "/version", timeout=SECONDS).status_code
-    except requests.Timeout:
-        raise OSError(f"no answer within {SECONDS} s, is that an MLflow server?") from None
     except requests.RequestException:
         raise OSError("no server answers there, start it or correct the address") from None
     if status >= 500:
@@ -115,7 +144,8 @@ def _ask_server(uri):
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise OSError(REFUSALS.get(error.error_code, "what answers isn't MLflow")) from None
+        known = error.error_code in CURES
+        raise OSError(error.error_code if known else "what answers isn't MLflow") from None
     try:
         client.search_logged_models(["0"], max_results=1)
     except MlflowException:
@@ -124,12 +154,12 @@ def _ask_server(uri):
 
 def _explain(kind, error, trace):
     """Print what a reader can act on in one sentence, a bug with its traceback."""
-    if issubclass(kind, MlflowException):
-        print(f"MLflow refused: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-    elif issubclass(kind, KeyboardInterrupt):
-        print(
-            "Interrupted: a run that was open is marked FAILED, what it logged is kept",
-            file=sys.stderr,
-        )
+    if issubclass(kind, KeyboardInterrupt):
+        reason = "Interrupted"
+    elif issubclass(kind, MlflowException):
+        reason = f"MLflow refused: {str(error).strip().splitlines()[0]}"
+    elif issubclass(kind, OSError):
+        reason = f"The system refused: {error}"
     else:
-        sys.__excepthook__(kind, error, trace)
+        return sys.__excepthook__(kind, error, trace)
+    print(f"{reason}; an open run is marked FAILED, what it logged is kept", file=sys.stderr)

@@ -1,7 +1,7 @@
 import subprocess
 
 import pytest
-from conftest import ROOT
+from running import ROOT
 
 
 def test_run_holds_what_was_logged(store):
@@ -70,3 +70,14 @@ def test_a_forest_without_trusted_types_is_refused(tmp_path):
     forest = RandomForestClassifier(n_estimators=2).fit(*load_wine(return_X_y=True))
     with pytest.raises(mlflow.MlflowException, match="sklearn.tree._tree.Tree"):
         mlflow.sklearn.save_model(forest, tmp_path / "model", pip_requirements=["scikit-learn"])
+
+
+def test_a_heatmap_has_a_number_in_every_cell():
+    """Older seaborn with newer matplotlib writes the first row only; no other test would see it."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    figure, axes = plt.subplots()
+    sns.heatmap([[1, 2], [3, 4]], annot=True, ax=axes)
+    plt.close(figure)
+    assert [text.get_text() for text in axes.texts] == ["1", "2", "3", "4"]

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import requests
-from conftest import ROOT, Server, run_script
 from mlflow import MlflowClient
+from running import ROOT, Server, run_script
 
 GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
 CANDIDATES = sorted((str(trees), str(depth)) for trees, depth in GRID)

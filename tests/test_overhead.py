@@ -3,7 +3,7 @@
 import runpy
 
 import mlflow
-from conftest import ROOT
+from running import ROOT
 
 
 def test_all_forms_log_the_same_child(tmp_path):

@@ -1,4 +1,6 @@
-from conftest import run_script
+import pytest
+from mlflow.exceptions import MlflowException
+from running import run_script
 
 NAME = "breast-cancer-forest"
 
@@ -29,3 +31,11 @@ def test_without_a_search_it_says_which_script_to_run(tmp_path):
     assert result.stderr == (
         "No finished search is in this store: run python src/hypertune2.py first\n"
     )
+
+
+@pytest.mark.parametrize("alias", ["latest", "v1"])
+def test_reserved_names_are_no_aliases(store, alias):
+    store.run("hypertune2")
+    store.run("register_model")
+    with pytest.raises(MlflowException, match="reserved"):
+        store.client.set_registered_model_alias(NAME, alias, "1")

@@ -1,9 +1,10 @@
 import ast
+import json
 import re
 import subprocess
 
 import pytest
-from conftest import ROOT
+from running import ROOT
 
 LESSONS = sorted(path for path in (ROOT / "src").glob("*.py") if path.stem != "tracking")
 
@@ -46,3 +47,16 @@ def test_constraints_pin_every_direct_dependency():
             if not line.startswith(("-", "#")):
                 name = re.match(r"[\w-]+", line)[0]
                 assert re.search(rf"^{name}==", pins, re.MULTILINE), name
+
+
+def test_lowest_versions_are_the_same_everywhere():
+    lowest = dict(
+        re.findall(r"^([\w-]+)>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    )
+    sentence = "from MLflow {mlflow}, scikit-learn {scikit-learn} and pandas {pandas} up to"
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert sentence.format(**lowest) in readme
+    pythons = re.search(r"at both ends, on Python (\S+) and (\S+), four runs", readme).groups()
+    assert f"\n  for python in {' '.join(pythons)}; do" in (ROOT / ".ci/versions").read_text()
+    weekly = (ROOT / ".github/workflows/ci.yml").read_text().split("\n  versions:\n")[1]
+    assert f"python: {json.dumps(pythons)}\n        versions: [lowest, newest]\n" in weekly

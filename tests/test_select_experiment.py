@@ -1,6 +1,6 @@
 import re
 
-from conftest import run_script
+from running import run_script
 
 
 def test_both_ways_reach_the_same_experiment(store):

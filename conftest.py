@@ -1,77 +1,28 @@
-"""Stores to run the lessons on, and the way a user runs them: new process, another folder."""
+"""The stores that the lessons run on, and the pages whose blocks are run."""
 
 import os
 import re
-import signal
-import socket
 import subprocess
-import sys
-import time
 from functools import cached_property
-from pathlib import Path
 
+import documents
+import mlflow
 import pytest
-import requests
 from mlflow import MlflowClient
+from running import ENV, ROOT, Server, run_script
 
-ROOT = Path(__file__).resolve().parent.parent
-# What a user's shell has, less what belongs to MLflow and to pytest.
-ENV = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "PYTEST", "DAGSHUB"))}
-ENV |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
-ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+pytest_collect_file = documents.pages.pytest()
 
 
-def run_script(name, cwd, root=ROOT, **env):
-    """Run src/NAME.py without arguments; return the finished process with its text."""
-    command = [sys.executable, root / "src" / f"{name}.py"]
-    return subprocess.run(
-        command, cwd=cwd, env=ENV | env, capture_output=True, text=True, timeout=300
+def pytest_addoption(parser):
+    parser.addoption(
+        "--refresh", action="store_true", help="write what commands print into README.md and docs"
     )
 
 
-def free_port():
-    """A TCP port that nothing listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Server:
-    """`mlflow COMMAND` in FOLDER on a free port, ended with all its workers."""
-
-    def __init__(self, folder, *command):
-        port = free_port()
-        self.uri = f"http://127.0.0.1:{port}"
-        self.log = folder / "server.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                ["mlflow", *command, "--port", str(port)],
-                cwd=folder,
-                env=ENV,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                requests.get(f"{self.uri}/health", timeout=5).raise_for_status()
-                return
-            except requests.RequestException:
-                time.sleep(0.5)
-        self.stop()
-        pytest.fail(f"mlflow {command[0]} didn't get ready:\n{self.log.read_text()}")
-
-    def stop(self):
-        """End the server and its workers."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+def pytest_configure(config):
+    documents.refresh = config.getoption("--refresh")
 
 
 class Store:
@@ -140,8 +91,10 @@ def checkout_state():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def unchanged_checkout():
+def unchanged_checkout(tmp_path_factory):
     """Fail the session if a test wrote into the checkout."""
+    # A folder's model registry opens the default store too, which would be ./mlflow.db.
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('default')}/mlflow.db")
     before = checkout_state()
     yield
     assert checkout_state() == before, "the tests changed the checkout"

@@ -1,0 +1,37 @@
+"""The tables and code blocks of a page in docs/, for the tests that hold the page to the truth."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def tables(page):
+    """{heading: rows} of docs/PAGE, a row a list of its cells, less head and marks of surprise."""
+    found = {}
+    for part in re.split(r"^## ", (DOCS / page).read_text(), flags=re.MULTILINE)[1:]:
+        # Cells are `code` and words: none holds a bar.
+        lines = [line for line in part.splitlines() if line.startswith("|")]
+        if lines:
+            cells = [line[1:-1].split(" |") for line in lines[2:]]
+            table = [[cell.strip().removesuffix(" **(!)**") for cell in row] for row in cells]
+            found[part.splitlines()[0]] = table
+    return found
+
+
+def rows(page):
+    """All rows of docs/PAGE by their first cell."""
+    listed = [row for table in tables(page).values() for row in table]
+    named = {first: others for first, *others in listed}
+    assert len(named) == len(listed), "two rows with the same first cell"
+    return named
+
+
+def code(cell):
+    """The first inline code of CELL."""
+    return re.search(r"`(.+?)`", cell)[1]
+
+
+def blocks(page, kind):
+    """The fenced blocks of docs/PAGE of one kind, such as python."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)

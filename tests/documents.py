@@ -1,0 +1,173 @@
+"""Run what the pages show: every block in reading order, in one copy of the repo for each page.
+
+    python -m pytest README.md docs              run, and compare what is printed with what is shown
+    python -m pytest README.md docs --refresh    run, and write what is printed into the pages
+
+```bash     is run; it must succeed, or end as `<!-- exits: 1 -->` before it says. `mlflow ui` and
+            `mlflow server` without that run in the background until the page ends, or starts
+            another one on the same port.
+```python   must stand in a script of src/ word for word, or run alone in a new process.
+```text     is all that the block before it printed; a line `...` stands for lines left out.
+
+An `<!-- invisible-code-block: bash` is run in the same way; after `<!-- skip: next "reason" -->` a
+block isn't. Ports 5000 and 5001 are others while the tests run.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+from running import ENV, ROOT, Server, free_port
+from sybil import Region, Sybil
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+SERVER = re.compile(r"((?:\w+=\S+ )*)(?:\S*/)?mlflow ((?:ui|server)\b.*)\n$")
+VARIES = [  # what differs from run to run, and what stands for it
+    (r"\b[0-9a-f]{32}\b", "<ID>"),
+    (r"\b\d{18}\b", "<experiment ID>"),
+    (r"\b[0-9a-f]{12}\b", "<revision>"),
+    (r"\[Errno \d+\]", "[Errno]"),
+    (r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?", "<time>"),
+]
+refresh = False  # set by the option --refresh
+
+
+class Page:
+    """The folder, servers and last output of one page while it is run."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="page-"))
+        for name in "src", "benchmarks", "requirements.txt":
+            source = ROOT / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, self.folder / name)
+        shutil.rmtree(self.folder / "src" / "__pycache__", ignore_errors=True)
+        (self.folder / ".venv").symlink_to(sys.prefix)
+        self.ports = {port: str(free_port()) for port in ("5000", "5001")}
+        self.servers = {}
+        self.printed = None
+        self.exits = None
+        self.edits = []
+
+    def run(self, command):
+        """Run the command to its end, keep what it prints; return what is wrong with it, if so."""
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=ENV,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        printed = result.stdout.replace(str(self.folder), "/...").replace(sys.prefix, "/.../.venv")
+        for shown, port in self.ports.items():
+            printed = re.sub(rf"\b{port}\b", shown, printed)
+        self.printed = printed if printed.endswith("\n") else printed + "\n"
+        expected, self.exits = self.exits or 0, None
+        code = result.returncode if result.returncode >= 0 else 128 - result.returncode
+        if code != expected:
+            return f"exit code {code}:\n{self.printed}"
+
+    def bash(self, example):
+        """Run a bash block; start it in the background if it is a server."""
+        command = example.parsed
+        for shown, port in self.ports.items():
+            command = re.sub(rf"\b{shown}\b", port, command)
+        server = SERVER.fullmatch(command)
+        if not server or self.exits is not None:
+            return self.run(["bash", "-ec", command])
+        port = re.search(r"--port (\d+)", command)[1]
+        if port in self.servers:
+            self.servers.pop(port).stop()
+        env = dict(pair.split("=", 1) for pair in shlex.split(server[1]))
+        self.servers[port] = Server(self.folder, *shlex.split(server[2], comments=True), **env)
+
+    def python(self, example):
+        """Find a Python block in a script, or run it."""
+        forms = [textwrap.indent(example.parsed, " " * depth) for depth in (0, 4, 8)]
+        scripts = [path.read_text() for path in (ROOT / "src").glob("*.py")]
+        if not any(form in script for form in forms for script in scripts):
+            return self.run([sys.executable, "-c", example.parsed])
+
+    def text(self, example):
+        """Compare a text block with what was printed, or remember to write that into the page."""
+        source = example.parsed
+        lines = normalised(source).splitlines(keepends=True)
+        pattern = "".join("(?:.*\n)*?" if line == "...\n" else re.escape(line) for line in lines)
+        if self.printed is None:
+            return "no block before it printed anything"
+        if re.fullmatch(pattern, normalised(self.printed)):
+            return None
+        if not refresh:
+            return f"the command printed:\n{self.printed}"
+        printed = self.printed
+        if lines[:1] == ["...\n"]:  # keep as many last lines as are shown
+            printed = "".join(["...\n", *printed.splitlines(keepends=True)[1 - len(lines) :]])
+        start = example.region.start + source.offset
+        self.edits.append((start, start + len(source), printed))
+
+
+def normalised(text):
+    """TEXT without what differs from run to run, and without spaces at the ends of lines."""
+    for pattern, name in VARIES:
+        text = re.sub(pattern, name, text)
+    return re.sub(r" +$", "", text, flags=re.MULTILINE)
+
+
+def begin(namespace):
+    namespace["page"] = Page()
+
+
+def end(namespace):
+    page = namespace["page"]
+    for server in page.servers.values():
+        server.stop()
+    shutil.rmtree(page.folder)
+    if page.edits:
+        path = Path(namespace["path"])
+        text = path.read_text()
+        for start, stop, printed in reversed(page.edits):
+            text = text[:start] + printed + text[stop:]
+        path.write_text(text)
+
+
+def evaluator(kind):
+    """The method of the page that evaluates its blocks of this kind."""
+
+    def evaluate(example):
+        page = example.namespace["page"]
+        example.namespace["path"] = example.path
+        return getattr(page, kind)(example)
+
+    return evaluate
+
+
+def exits(document):
+    """`<!-- exits: N -->`: the next command is to end with this exit code."""
+
+    def evaluate(example):
+        example.namespace["page"].exits = example.parsed
+
+    for found in re.finditer(r"^<!-- exits: (\d+) -->$", document.text, re.MULTILINE):
+        yield Region(found.start(), found.end(), int(found[1]), evaluate)
+
+
+pages = Sybil(
+    parsers=[
+        *(CodeBlockParser(kind, evaluator(kind)) for kind in ("bash", "python", "text")),
+        SkipParser(),
+        exits,
+    ],
+    path=str(ROOT),
+    patterns=["README.md", "docs/*.md"],
+    excludes=["mlruns/*"],
+    setup=begin,
+    teardown=end,
+)

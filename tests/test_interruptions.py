@@ -1,0 +1,287 @@
+"""What the reader sees and the store holds when a script is interrupted or its store fails."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow import MlflowClient
+from running import ENV, ROOT, run, run_script
+
+LESSONS = ["basic_run", "autolog", "select_experiment", "hypertune2", "log_dataset"]
+KEPT = "; an open run is marked FAILED, what it logged is kept\n"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A new, empty database, made once."""
+    folder = tmp_path_factory.mktemp("template")
+    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path, template):
+    """A folder with an empty database."""
+    shutil.copy(template, tmp_path)
+    return tmp_path
+
+
+def uri(folder):
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def runs_in(folder, name):
+    """All runs of an experiment, oldest first."""
+    client = MlflowClient(uri(folder))
+    experiment = client.get_experiment_by_name(name)
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+def interrupt(name, folder, number, when, **env):
+    """Start the lesson, send it the signal NUMBER as soon as WHEN(database) holds; its ending."""
+    with (folder / "printed").open("w") as printed:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "src" / f"{name}.py"],
+            cwd=folder,
+            env=ENV | {"MLFLOW_TRACKING_URI": uri(folder)} | env,
+            stdout=subprocess.DEVNULL,
+            stderr=printed,
+            start_new_session=True,
+        )
+        database = sqlite3.connect(folder / "mlflow.db")
+        deadline = time.monotonic() + 120
+        while not when(database) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert process.poll() is None, "it ended before the signal"
+        os.kill(process.pid, number)
+        process.wait(60)
+    # Workers of a killed search would wait for five minutes for their parent.
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    database.close()
+    return process.returncode, (folder / "printed").read_text()
+
+
+def count(table, at_least):
+    return lambda db: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] >= at_least
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_interrupted_search_is_failed_and_keeps_its_children(folder, number):
+    code, error = interrupt("hypertune2", folder, number, count("runs", 6))
+    assert code != 0
+    assert error == f"Interrupted{KEPT}"
+    parent, *children = runs_in(folder, "hypertune2")
+    assert parent.info.status == "FAILED"
+    assert parent.info.end_time
+    assert parent.data.params["cv"] == "5"
+    assert len(children) >= 5
+    finished = [child for child in children if child.info.status == "FINISHED"]
+    assert len(finished) >= len(children) - 1
+    for child in finished:
+        assert len(child.data.params) == 2 and len(child.data.metrics) == 9
+
+
+def test_killed_search_stays_running_and_the_next_one_is_whole(folder):
+    code, _ = interrupt("hypertune2", folder, signal.SIGKILL, count("runs", 6))
+    assert code == -signal.SIGKILL
+    parent, *children = runs_in(folder, "hypertune2")
+    assert (parent.info.status, parent.info.end_time) == ("RUNNING", None)
+    assert len([child for child in children if child.info.status == "FINISHED"]) >= 4
+
+    refused = run_script("register_model", folder, MLFLOW_TRACKING_URI=uri(folder))
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "run python src/hypertune2.py first" in refused.stderr
+
+    assert run_script("hypertune2", folder, MLFLOW_TRACKING_URI=uri(folder)).returncode == 0
+    later = runs_in(folder, "hypertune2")[1 + len(children) :]
+    assert [each.info.status for each in later] == ["FINISHED"] * 17
+
+
+def test_a_kill_while_the_database_is_made_leaves_none_that_is_half_made(tmp_path):
+    script = [sys.executable, ROOT / "src" / "log_dataset.py"]
+    env = ENV | {"MLFLOW_TRACKING_URI": uri(tmp_path)}
+    process = subprocess.Popen(script, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob("*/mlflow.db")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert run_script("log_dataset", tmp_path, MLFLOW_TRACKING_URI=uri(tmp_path)).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["basic_run", "autolog", "hypertune2"])
+def test_files_that_cannot_be_written_fail_the_run_and_keep_its_values(folder, name):
+    (folder / "mlruns").write_text("a file where the folder for files should be")
+    result = run_script(name, folder, MLFLOW_TRACKING_URI=uri(folder))
+    assert result.returncode == 1
+    runs = runs_in(folder, name.replace("_", "-"))
+    assert runs[0].data.params
+    assert result.stderr.endswith(KEPT), result.stderr
+    assert "Traceback" not in result.stderr
+    assert {each.info.status for each in runs} == {"FAILED"}
+
+
+def fail_at(name, call, number, folder):
+    """Run the lesson with MLflow's function CALL raising at its NUMBERth call."""
+    code = f"""
+import itertools, runpy, sys
+import mlflow
+calls, real = itertools.count(1), mlflow.{call}
+def failing(*args, **kwargs):
+    if next(calls) == {number}:
+        raise RuntimeError("as a bug would")
+    return real(*args, **kwargs)
+mlflow.{call} = failing
+sys.path.insert(0, {str(ROOT / "src")!r})
+runpy.run_path({str(ROOT / "src" / f"{name}.py")!r}, run_name="__main__")
+"""
+    return run([sys.executable, "-c", code], folder, MLFLOW_TRACKING_URI=uri(folder))
+
+
+def test_an_exception_in_a_run_shows_the_bug_and_keeps_what_was_logged(folder):
+    result = fail_at("basic_run", "log_figure", 1, folder)
+    assert result.returncode == 1
+    assert result.stderr.endswith("RuntimeError: as a bug would\n")
+    (run,) = runs_in(folder, "basic-run")
+    assert run.info.status == "FAILED"
+    assert run.data.metrics["test_accuracy"] == 17 / 18
+
+
+def test_an_exception_in_a_child_fails_child_and_parent(folder):
+    # The first call of log_metrics is the first child's.
+    result = fail_at("hypertune2", "log_metrics", 3, folder)
+    assert result.returncode == 1
+    assert result.stderr.endswith("RuntimeError: as a bug would\n")
+    statuses = [each.info.status for each in runs_in(folder, "hypertune2")]
+    assert statuses == ["FAILED", "FINISHED", "FINISHED", "FAILED"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder])
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk: run the tests as root")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_full_disk(small_disk, template):
+    shutil.copy(template, small_disk)
+    space = os.statvfs(small_disk)
+    (small_disk / "ballast").write_bytes(b"x" * (space.f_bavail * space.f_bsize - 8192))
+    result = run_script("basic_run", small_disk, MLFLOW_TRACKING_URI=uri(small_disk))
+    assert result.returncode == 1
+    assert "full" in result.stderr or "No space left" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    (small_disk / "ballast").unlink()
+    assert run_script("basic_run", small_disk, MLFLOW_TRACKING_URI=uri(small_disk)).returncode == 0
+    assert runs_in(small_disk, "basic-run")[-1].info.status == "FINISHED"
+
+
+def test_read_only_disk(small_disk, template):
+    shutil.copy(template, small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    began = time.monotonic()
+    for name in "mlflow.db", "new.db":
+        store = f"sqlite:///{small_disk}/{name}"
+        result = run_script("basic_run", small_disk, MLFLOW_TRACKING_URI=store)
+        assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+        assert "read" in result.stderr.lower()
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["new database", "database that is there"])
+def test_eight_processes_at_once(tmp_path, template, new):
+    if not new:
+        shutil.copy(template, tmp_path)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, ROOT / "src" / "log_dataset.py"],
+            cwd=tmp_path,
+            env=ENV | {"MLFLOW_TRACKING_URI": uri(tmp_path)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(8)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    runs = runs_in(tmp_path, "log-dataset")
+    # One that describes the same new dataset in the same instant may be refused, in one sentence.
+    refused = [error for error in errors if error]
+    for error in refused:
+        assert "UNIQUE constraint failed: datasets" in error and error.count("\n") == 1, error
+    assert len(refused) < 4
+    assert [process.returncode for process in processes].count(1) == len(refused)
+    assert [each.info.status for each in runs].count("FAILED") == len(refused)
+    finished = [each for each in runs if each.info.status == "FINISHED"]
+    assert 2 * (8 - len(refused)) <= len(finished) <= 16 - len(refused)
+    for each in finished:
+        assert each.inputs.dataset_inputs
+    assert not MlflowClient(uri(tmp_path)).search_runs(["0"])
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db"}
+
+
+def test_runs_go_to_the_scripts_experiment_also_for_the_loser_of_the_race(folder):
+    """MLflow doesn't switch to an experiment that another process made just before."""
+    code = f"""
+import runpy, sys
+from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.client import TrackingServiceClient as Service
+real = Service.create_experiment
+def beaten(self, name, *args, **kwargs):
+    real(self, name)
+    return real(self, name, *args, **kwargs)
+Service.create_experiment = beaten
+sys.path.insert(0, {str(ROOT / "src")!r})
+runpy.run_path({str(ROOT / "src")!r} + "/" + sys.argv[1] + ".py", run_name="__main__")
+"""
+    for name, expected in ("basic_run", 1), ("log_dataset", 2), ("hypertune2", 17):
+        command = [sys.executable, "-c", code, name]
+        result = run(command, folder, MLFLOW_TRACKING_URI=uri(folder))
+        assert result.returncode == 0, result.stderr
+        assert len(runs_in(folder, name.replace("_", "-"))) == expected
+    assert not MlflowClient(uri(folder)).search_runs(["0"])
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_left_over_run_id_is_ignored_and_said(folder, name):
+    client = MlflowClient(uri(folder))
+    old = client.create_run("0")
+    result = run_script(
+        name, folder, MLFLOW_TRACKING_URI=uri(folder), MLFLOW_RUN_ID=old.info.run_id
+    )
+    assert result.returncode == 0, result.stderr
+    assert "MLFLOW_RUN_ID is ignored" in result.stdout
+    after = client.get_run(old.info.run_id)
+    assert (after.data.params, after.data.metrics) == ({}, {})
+    assert runs_in(folder, name.replace("_", "-"))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"MLFLOW_EXPERIMENT_NAME": "elsewhere"},
+        {"MLFLOW_EXPERIMENT_ID": "0"},
+        {"MLFLOW_EXPERIMENT_ID": "777", "MLFLOW_EXPERIMENT_NAME": "elsewhere"},
+    ],
+    ids=lambda env: "+".join(env),
+)
+def test_an_experiment_in_the_environment_does_not_divert_a_lesson(folder, env):
+    result = run_script("log_dataset", folder, MLFLOW_TRACKING_URI=uri(folder), **env)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(runs_in(folder, "log-dataset")) == 2
+    assert not MlflowClient(uri(folder)).get_experiment_by_name("elsewhere")
+    assert not MlflowClient(uri(folder)).search_runs(["0"])
