@@ -3,7 +3,9 @@
 import os
 import re
 import subprocess
+import sys
 from functools import cached_property
+from importlib.metadata import version
 
 import documents
 import mlflow
@@ -79,6 +81,18 @@ def store(request, tmp_path_factory):
         server = Server(folder, "server", "--workers", "1")
         yield Store(server.uri, tmp_path_factory.mktemp("client"))
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def old_python(tmp_path_factory):
+    """The Python of a new virtual environment with the last MLflow 2."""
+    folder = tmp_path_factory.mktemp("mlflow-2")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    # mlflow 2.22 doesn't start on SQLAlchemy 2.1. Pickles want the same scikit-learn again.
+    packages = ["mlflow==2.22.*", "sqlalchemy<2.1", f"scikit-learn=={version('scikit-learn')}"]
+    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, timeout=1200)
+    return python
 
 
 def checkout_state():

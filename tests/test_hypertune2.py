@@ -1,12 +1,14 @@
 import ast
 import itertools
 import json
+import os
 import re
 import shutil
 
 import pytest
 import requests
 from mlflow import MlflowClient
+from playwright.sync_api import expect, sync_playwright
 from running import ROOT, Server, run_script
 
 GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
@@ -111,11 +113,15 @@ def test_prints_the_top_five(store):
     assert "mlflow ui --port 5000" in output
 
 
-def test_default_store_is_what_mlflow_ui_shows(tmp_path):
-    """The main job: no variable set, run elsewhere; then `mlflow ui` in the repo, no option."""
-    repo, elsewhere = tmp_path / "repo", tmp_path / "elsewhere"
-    shutil.copytree(ROOT / "src", repo / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    elsewhere.mkdir()
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The main job: no variable set, run elsewhere; then `mlflow ui` in the repo, no option.
+
+    Yields the server and the parent run that it shows.
+    """
+    repo, elsewhere = tmp_path_factory.mktemp("repo"), tmp_path_factory.mktemp("elsewhere")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", repo / "src", ignore=ignore)
     result = run_script("hypertune2", elsewhere, root=repo, MLFLOW_TRACKING_URI="")
     assert (result.returncode, result.stderr) == (0, "")
     assert not list(elsewhere.iterdir())
@@ -126,25 +132,73 @@ def test_default_store_is_what_mlflow_ui_shows(tmp_path):
     assert lines[2] == f"See them: cd {repo} && {look}"
 
     server = Server(repo, "ui")
-    try:
-        client = MlflowClient(server.uri)
-        experiment = client.get_experiment_by_name("hypertune2")
-        runs = client.search_runs([experiment.experiment_id])
-        (parent,) = [run for run in runs if "search" in run.data.tags]
-        assert len(children_of(client, parent)) == 16
-        # The UI reads files through the server: the picture must be where the server looks.
-        picture = requests.get(
-            f"{server.uri}/get-artifact",
-            {"path": "heatmap.png", "run_id": parent.info.run_id},
-            timeout=30,
-        )
-        assert picture.content.startswith(b"\x89PNG")
-        # The UI's pages of experiments and runs ask this; it fails where graphene is too old.
-        query = {
-            "query": "query($in: MlflowGetRunInput!){mlflowGetRun(input: $in){run{info{runName}}}}",
-            "variables": {"in": {"runId": parent.info.run_id}},
-        }
-        answer = requests.post(f"{server.uri}/graphql", json=query, timeout=30).json()
-        assert answer["data"]["mlflowGetRun"]["run"]["info"]["runName"] == "grid search"
-    finally:
-        server.stop()
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("hypertune2")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "search" in run.data.tags]
+    yield server, parent
+    server.stop()
+
+
+def test_default_store_is_what_mlflow_ui_shows(shown):
+    server, parent = shown
+    assert len(children_of(MlflowClient(server.uri), parent)) == 16
+    # The UI reads files through the server: the picture must be where the server looks.
+    picture = requests.get(
+        f"{server.uri}/get-artifact",
+        {"path": "heatmap.png", "run_id": parent.info.run_id},
+        timeout=30,
+    )
+    assert picture.content.startswith(b"\x89PNG")
+    # The UI's pages of experiments and runs ask this; it fails where graphene is too old.
+    query = {
+        "query": "query($in: MlflowGetRunInput!){mlflowGetRun(input: $in){run{info{runName}}}}",
+        "variables": {"in": {"runId": parent.info.run_id}},
+    }
+    answer = requests.post(f"{server.uri}/graphql", json=query, timeout=30).json()
+    assert answer["data"]["mlflowGetRun"]["run"]["info"]["runName"] == "grid search"
+
+
+@pytest.fixture(scope="module")
+def page(shown):
+    """A page of a browser."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        missing = pytest.fail if "CI" in os.environ else pytest.skip
+        missing("needs Chromium: apt-get install chromium")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
+    options += ["--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=options)
+        page = chromium.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(60_000)
+        yield page
+        chromium.close()
+
+
+def test_ui_opens_on_genai_where_the_runs_are_missing(shown, page):
+    page.goto(shown[0].uri)
+    page.get_by_text("Experiments", exact=True).first.click()
+    page.get_by_text("hypertune2", exact=True).first.click()
+    page.get_by_text("No data available").first.wait_for()
+    assert not page.get_by_text("grid search").count()
+
+
+def test_ui_nests_the_children_while_sorted_by_created(shown, page):
+    page.goto("about:blank")
+    page.goto(shown[0].uri)
+    page.get_by_text("Model training", exact=True).first.click()
+    page.get_by_text("Experiments", exact=True).first.click()
+    page.get_by_text("hypertune2", exact=True).first.click()
+    rows = page.locator(".ag-center-cols-container .ag-row")
+    opener = page.locator(".ag-cell:has(a[href*='/runs/']) button")
+    opener.wait_for()
+    assert rows.count() == 1
+    opener.click()
+    page.get_by_text("17 matching runs").wait_for()
+    expect(rows).to_have_count(17)
+    page.get_by_role("button", name="Sort").first.click()
+    page.get_by_text("mean_test_score", exact=True).last.click()
+    expect(opener).to_have_count(0)
+    page.locator(".ag-header-cell:has-text('Created')").first.click()
+    expect(opener).to_have_count(1)

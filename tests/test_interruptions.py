@@ -52,6 +52,8 @@ def interrupt(name, folder, number, when, **env):
             stdout=subprocess.DEVNULL,
             stderr=printed,
             start_new_session=True,
+            # A shell that starts the tests in the background has Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         database = sqlite3.connect(folder / "mlflow.db")
         deadline = time.monotonic() + 120

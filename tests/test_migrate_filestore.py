@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from importlib.metadata import version
 
 import pytest
 from running import ENV, ROOT
@@ -205,22 +204,11 @@ def refused(folder):
     return done.returncode != 0 and "is in maintenance mode" in done.stderr
 
 
-def old_python(folder):
-    """The Python of a new environment with the last MLflow 2."""
-    subprocess.run([sys.executable, "-m", "venv", folder / "old"], check=True)
-    old = folder / "old" / "bin" / "python"
-    # mlflow 2.22 doesn't start on SQLAlchemy 2.1. Pickles want the same scikit-learn again.
-    packages = ["mlflow==2.22.*", "sqlalchemy<2.1", f"scikit-learn=={version('scikit-learn')}"]
-    subprocess.run([old, "-m", "pip", "install", "-q", *packages], check=True, timeout=1200)
-    assert python("import mlflow; print(mlflow.__version__)", folder, executable=old)[:5] == "2.22."
-    return old
-
-
 @pytest.mark.parametrize("writer", ["today", pytest.param("2.22", marks=pytest.mark.slow)])
-def test_an_old_folder_becomes_a_database(writer, tmp_path):
+def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
     old = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_TRACKING_URI": "./mlruns"}
     if writer == "2.22":
-        old["executable"] = old_python(tmp_path)
+        old["executable"] = request.getfixturevalue("old_python")
     folder = tmp_path / "project"
     folder.mkdir()
     python(WRITE, folder, **old)

@@ -190,6 +190,8 @@ def test_ctrl_c_inside_a_run_keeps_what_was_logged(tmp_path):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell that starts the tests in the background has Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while "logged" not in process.stdout.readline():
         assert process.poll() is None
