@@ -87,6 +87,7 @@ class Page:
         if port in self.servers:
             self.servers.pop(port).stop()
         env = dict(pair.split("=", 1) for pair in shlex.split(server[1]))
+        env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes for GenAI's jobs
         self.servers[port] = Server(self.folder, *shlex.split(server[2], comments=True), **env)
 
     def python(self, example):

@@ -12,7 +12,6 @@ import pytest
 from mlflow import MlflowClient
 from running import ENV, ROOT, run, run_script
 
-LESSONS = ["basic_run", "autolog", "select_experiment", "hypertune2", "log_dataset"]
 KEPT = "; an open run is marked FAILED, what it logged is kept\n"
 
 
@@ -204,7 +203,13 @@ def test_read_only_disk(small_disk, template):
     assert time.monotonic() - began < 60
 
 
-@pytest.mark.parametrize("new", [True, False], ids=["new database", "database that is there"])
+@pytest.mark.parametrize(
+    "new",
+    [
+        pytest.param(True, id="new database"),
+        pytest.param(False, id="database that is there", marks=pytest.mark.slow),
+    ],
+)
 def test_eight_processes_at_once(tmp_path, template, new):
     if not new:
         shutil.copy(template, tmp_path)
@@ -258,7 +263,7 @@ runpy.run_path({str(ROOT / "src")!r} + "/" + sys.argv[1] + ".py", run_name="__ma
     assert not MlflowClient(uri(folder)).search_runs(["0"])
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", ["select_experiment", "hypertune2"])
 def test_a_left_over_run_id_is_ignored_and_said(folder, name):
     client = MlflowClient(uri(folder))
     old = client.create_run("0")

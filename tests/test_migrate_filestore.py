@@ -204,7 +204,8 @@ def refused(folder):
     return done.returncode != 0 and "is in maintenance mode" in done.stderr
 
 
-@pytest.mark.parametrize("writer", ["today", pytest.param("2.22", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("writer", ["today", "2.22"])
 def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
     old = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_TRACKING_URI": "./mlruns"}
     if writer == "2.22":
