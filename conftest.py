@@ -27,13 +27,6 @@ def pytest_configure(config):
     documents.refresh = config.getoption("--refresh")
 
 
-def pytest_collection_modifyitems(items):
-    """A page, and all tests on the stores of lessons, stay together in one test process."""
-    for item in items:
-        group = "lessons" if "store" in item.fixturenames else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 class Store:
     """A tracking store in which each lesson runs at most once."""
 

@@ -33,7 +33,7 @@ experiment_id = mlflow.set_experiment("basic-run").experiment_id
 
 # %% Data: 178 wines, 13 measurements each, 3 growers; 10% held back for the test
 # All columns float: an integer column in a model's schema can't hold a missing value, and a
-# model with float columns refuses integers.
+# model with float columns refuses 64-bit integers.
 wine = load_wine(as_frame=True)
 train, test = train_test_split(wine.frame.astype(float), test_size=0.1, random_state=SEED)
 X_train, y_train = train.drop(columns="target"), train["target"]

@@ -89,7 +89,7 @@ def _open(uri):
         return _ask_server(uri)
     if _is_folder(uri):
         os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-        print("A folder store gets no new features: `mlflow migrate-filestore` moves it to SQLite")
+        print("A folder store gets no new features: docs/older-tutorials.md has the way to SQLite")
     else:
         url = sqlalchemy.make_url(uri)
         if uri.startswith("sqlite") and not Path(url.database).exists():

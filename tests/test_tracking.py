@@ -154,7 +154,7 @@ def test_file_in_the_way(tmp_path):
 def test_folder_works_with_a_word_of_warning(uri, tmp_path):
     result = start(uri if uri == "runs" else (tmp_path / "runs").as_uri(), tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "mlflow migrate-filestore" in result.stdout
+    assert "docs/older-tutorials.md" in result.stdout
     assert (tmp_path / "runs" / "0" / "meta.yaml").exists()
 
 
@@ -201,3 +201,14 @@ def test_ctrl_c_inside_a_run_keeps_what_was_logged(tmp_path):
     assert error == "Interrupted; an open run is marked FAILED, what it logged is kept\n"
     (run,) = MlflowClient(uri).search_runs(["0"])
     assert (run.info.status, run.data.params) == ("FAILED", {"depth": "1"})
+
+
+@pytest.mark.parametrize(("switched_off", "client"), [("true", "None"), ("false", "Telemetry")])
+def test_telemetry_can_be_switched_off(switched_off, client, tmp_path):
+    code = "from mlflow.telemetry import get_telemetry_client as get; print(get())"
+    # In the tests of some CI systems MLflow sends nothing anyway.
+    env = {k: v for k, v in ENV.items() if k not in ("CI", "GITHUB_ACTIONS")}
+    env |= {"MLFLOW_DISABLE_TELEMETRY": switched_off, "MLFLOW_TRACKING_URI": "sqlite:///x.db"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert client in result.stdout, result.stderr
