@@ -4,6 +4,7 @@ import re
 import sys
 
 import pytest
+import requests
 from mlflow import MlflowClient
 from running import ROOT, Server, free_port, run, run_script
 
@@ -46,5 +47,7 @@ def test_the_message_and_its_cure(old_server, tmp_path):
     client = MlflowClient(old_server, registry_uri=old_server)
     experiment = client.get_experiment_by_name("forests")
     (run_,) = client.search_runs([experiment.experiment_id])
-    files = [file.path for file in client.list_artifacts(run_.info.run_id, "forest")]
-    assert "forest/model.skops" in files
+    # Today's client lists a folder of files only on servers that know logged models.
+    asked = {"run_id": run_.info.run_id, "path": "forest"}
+    answer = requests.get(f"{old_server}/api/2.0/mlflow/artifacts/list", asked, timeout=30).json()
+    assert "forest/model.skops" in [file["path"] for file in answer["files"]]
