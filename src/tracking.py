@@ -85,7 +85,7 @@ def _open(uri):
     for pattern, advice in MALFORMED.items():
         if re.match(pattern, uri):
             raise OSError(advice)
-    if uri.startswith("http"):
+    if re.match("https?:", uri):
         return _ask_server(uri)
     if _is_folder(uri):
         os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
@@ -122,7 +122,7 @@ def _is_folder(uri):
 
 def _where_to_look(uri, shown, named):
     """What to do to see the runs; `mlflow ui` doesn't read MLFLOW_TRACKING_URI."""
-    if uri.startswith("http"):
+    if re.match("https?:", uri):
         return f"open {shown}"
     command = "mlflow ui --port 5000" + (f" --backend-store-uri {shown}" if named else "")
     if _is_folder(uri):

@@ -150,12 +150,13 @@ def test_file_in_the_way(tmp_path):
     assert_one_sentence(start("notes.txt", tmp_path), "Not a directory")
 
 
-@pytest.mark.parametrize("uri", ["runs", "file:runs"])
+@pytest.mark.parametrize("uri", ["runs", "http-runs", "file:runs"])
 def test_folder_works_with_a_word_of_warning(uri, tmp_path):
-    result = start(uri if uri == "runs" else (tmp_path / "runs").as_uri(), tmp_path)
+    folder = tmp_path / uri.removeprefix("file:")
+    result = start(folder.as_uri() if uri.startswith("file:") else uri, tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert "docs/older-tutorials.md" in result.stdout
-    assert (tmp_path / "runs" / "0" / "meta.yaml").exists()
+    assert (folder / "0" / "meta.yaml").exists()
 
 
 def test_error_inside_a_run_keeps_what_was_logged(tmp_path):
