@@ -11,7 +11,7 @@ import documents
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from running import ENV, ROOT, Server, run_script
+from running import ROOT, WITHOUT_JOBS, Server, run_script
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 pytest_collect_file = documents.pages.pytest()
@@ -77,8 +77,7 @@ def store(request, tmp_path_factory):
     elif request.param == "file":
         yield Store((folder / "mlruns").as_uri(), folder)
     else:
-        ENV["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-        server = Server(folder, "server", "--workers", "1")
+        server = Server(folder, "server", "--workers", "1", **WITHOUT_JOBS)
         yield Store(server.uri, tmp_path_factory.mktemp("client"))
         server.stop()
 

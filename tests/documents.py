@@ -22,7 +22,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from running import ENV, ROOT, Server, free_port
+from running import ENV, ROOT, WITHOUT_JOBS, Server, free_port
 from sybil import Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
@@ -46,7 +46,6 @@ class Page:
             source = ROOT / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, self.folder / name)
-        shutil.rmtree(self.folder / "src" / "__pycache__", ignore_errors=True)
         (self.folder / ".venv").symlink_to(sys.prefix)
         self.ports = {port: str(free_port()) for port in ("5000", "5001")}
         self.servers = {}
@@ -86,8 +85,7 @@ class Page:
         port = re.search(r"--port (\d+)", command)[1]
         if port in self.servers:
             self.servers.pop(port).stop()
-        env = dict(pair.split("=", 1) for pair in shlex.split(server[1]))
-        env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes for GenAI's jobs
+        env = WITHOUT_JOBS | dict(pair.split("=", 1) for pair in shlex.split(server[1]))
         self.servers[port] = Server(self.folder, *shlex.split(server[2], comments=True), **env)
 
     def python(self, example):
@@ -112,7 +110,7 @@ class Page:
         if lines[:1] == ["...\n"]:  # keep as many last lines as are shown
             printed = "".join(["...\n", *printed.splitlines(keepends=True)[1 - len(lines) :]])
         start = example.region.start + source.offset
-        self.edits.append((start, start + len(source), printed))
+        self.edits.append((Path(example.path), start, start + len(source), printed))
 
 
 def normalised(text):
@@ -131,23 +129,15 @@ def end(namespace):
     for server in page.servers.values():
         server.stop()
     shutil.rmtree(page.folder)
-    if page.edits:
-        path = Path(namespace["path"])
+    for path, start, stop, printed in reversed(page.edits):
         text = path.read_text()
-        for start, stop, printed in reversed(page.edits):
-            text = text[:start] + printed + text[stop:]
-        path.write_text(text)
+        path.write_text(text[:start] + printed + text[stop:])
 
 
 def evaluator(kind):
     """The method of the page that evaluates its blocks of this kind."""
 
-    def evaluate(example):
-        page = example.namespace["page"]
-        example.namespace["path"] = example.path
-        return getattr(page, kind)(example)
-
-    return evaluate
+    return lambda example: getattr(example.namespace["page"], kind)(example)
 
 
 def exits(document):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,12 +20,30 @@ ENV = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "PYTES
 ENV |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 
+# For servers of which a test needs no more than runs: GenAI's jobs are eight processes more.
+WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+LESSONS = sorted(path for path in (ROOT / "src").glob("*.py") if path.stem != "tracking")
+# A shell that starts the tests in the background has Ctrl-C ignored, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
-def run(command, cwd, **env):
+
+def run(command, cwd, *, input=None, timeout=300, **env):
     """Run COMMAND in the folder CWD; return the finished process with its text."""
     return subprocess.run(
-        command, cwd=cwd, env=ENV | env, capture_output=True, text=True, timeout=300
+        command,
+        cwd=cwd,
+        env=ENV | env,
+        input=input,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
     )
+
+
+def at_once(*calls):
+    """Make these calls, each without arguments, at the same time; return their results in order."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def run_script(name, cwd, root=ROOT, **env):

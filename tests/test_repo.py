@@ -4,9 +4,7 @@ import re
 import subprocess
 
 import pytest
-from running import ROOT
-
-LESSONS = sorted(path for path in (ROOT / "src").glob("*.py") if path.stem != "tracking")
+from running import LESSONS, ROOT
 
 
 def tracked_files():

@@ -11,17 +11,16 @@ from contextlib import contextmanager
 
 import pytest
 from mlflow import MlflowClient
-from running import ENV, ROOT, free_port
+from running import ENV, ROOT, free_port, run
 
 LESSON = "import mlflow; from tracking import connect; connect(); "
 
 
 def start(uri, cwd, code="", **env):
     """Run connect() and then CODE in a new process."""
-    env = ENV | env | {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
-    command = [sys.executable, "-c", LESSON + code]
+    env |= {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
     began = time.monotonic()
-    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
+    result = run([sys.executable, "-c", LESSON + code], cwd, timeout=120, **env)
     result.seconds = time.monotonic() - began
     return result
 
@@ -69,11 +68,12 @@ def test_port_that_never_answers(tmp_path):
 
 
 @contextmanager
-def answering(status, body, kind="text/html"):
-    """An HTTP server that gives the same answer to everything but /version."""
+def answering(answer, kind="text/html"):
+    """An HTTP server that answers a path by the (status, body) that ANSWER(path) returns."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            status, body = answer(self.path)
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.end_headers()
@@ -101,7 +101,7 @@ def answering(status, body, kind="text/html"):
     ],
 )
 def test_server_that_refuses(status, body, advice, tmp_path):
-    with answering(status, body) as uri:
+    with answering(lambda path: (status, body)) as uri:
         result = start(uri, tmp_path)
     assert_one_sentence(result, advice)
     assert result.seconds < 30
@@ -110,23 +110,12 @@ def test_server_that_refuses(status, body, advice, tmp_path):
 def test_server_older_than_mlflow_3(tmp_path):
     """MLflow 2 answers a search for experiments, and 404 to one for logged models."""
 
-    class Old(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            found = self.path.endswith("/experiments/search")
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(b'{"experiments": []}' if found else b"Not Found")
+    def old(path):
+        found = path.endswith("/experiments/search")
+        return (200, b'{"experiments": []}') if found else (404, b"Not Found")
 
-        do_GET = do_POST
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        result = start(f"http://127.0.0.1:{server.server_address[1]}", tmp_path)
-        server.shutdown()
+    with answering(old, "application/json") as uri:
+        result = start(uri, tmp_path)
     assert_one_sentence(result, "older than MLflow 3, upgrade it")
 
 
@@ -159,6 +148,11 @@ def test_folder_works_with_a_word_of_warning(uri, tmp_path):
     assert (folder / "0" / "meta.yaml").exists()
 
 
+def assert_failed_run_is_kept(uri):
+    (logged,) = MlflowClient(uri).search_runs(["0"])
+    assert (logged.info.status, logged.data.params) == ("FAILED", {"depth": "1"})
+
+
 def test_error_inside_a_run_keeps_what_was_logged(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     code = """
@@ -170,8 +164,7 @@ def test_error_inside_a_run_keeps_what_was_logged(tmp_path):
     assert result.returncode == 1
     assert result.stderr.startswith("MLflow refused: ")
     assert "Traceback" not in result.stderr
-    (run,) = MlflowClient(uri).search_runs(["0"])
-    assert (run.info.status, run.data.params) == ("FAILED", {"depth": "1"})
+    assert_failed_run_is_kept(uri)
 
 
 def test_ctrl_c_inside_a_run_keeps_what_was_logged(tmp_path):
@@ -191,8 +184,6 @@ def test_ctrl_c_inside_a_run_keeps_what_was_logged(tmp_path):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell that starts the tests in the background has Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while "logged" not in process.stdout.readline():
         assert process.poll() is None
@@ -200,8 +191,7 @@ def test_ctrl_c_inside_a_run_keeps_what_was_logged(tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode != 0
     assert error == "Interrupted; an open run is marked FAILED, what it logged is kept\n"
-    (run,) = MlflowClient(uri).search_runs(["0"])
-    assert (run.info.status, run.data.params) == ("FAILED", {"depth": "1"})
+    assert_failed_run_is_kept(uri)
 
 
 @pytest.mark.parametrize(("switched_off", "client"), [("true", "None"), ("false", "Telemetry")])
