@@ -32,6 +32,9 @@ def code(cell):
     return re.search(r"`(.+?)`", cell)[1]
 
 
-def blocks(page, kind):
-    """The fenced blocks of docs/PAGE of one kind, such as python."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)
+def blocks(page, kind, heading=""):
+    """The fenced blocks of docs/PAGE of one kind, such as python; of the section HEADING only."""
+    text = (DOCS / page).read_text()
+    text = text[text.index(heading) :]
+    text = text.split("\n## ")[0] if heading else text
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.M | re.S)

@@ -44,8 +44,6 @@ def fork(do, *args):
         os.close(write)
         return pid, read
     os.close(read)
-    # A shell that starts the tests in the background has Ctrl-C ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     do(*args, write)
     # Not os._exit: a program's end, where MLflow ends an open run.
     sys.exit()

@@ -2,8 +2,8 @@
 
 import json
 import re
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from doc_tables import rows
 from mlflow import MlflowClient
 from mlflow.models import Model
 from mlflow.sklearn import load_model
-from running import ENV, ROOT
+from running import ROOT, at_once, run
 
 pytestmark = pytest.mark.facts
 CLAIMS = {what: cells[0] for what, cells in rows("autolog.md").items()}
@@ -22,27 +22,20 @@ class Cases:
     """What the two processes of autolog_cases.py left in their stores and on the screen."""
 
     def __init__(self, folder):
-        self.told, self.said, self.clients = {}, {}, []
-        processes = []
+        self.told, self.said, self.clients, calls = {}, {}, [], []
         # At once, each on a store of its own: half of the time is MLflow looking up requirements.
         for part in ("fits", "searches"):
             uri = f"sqlite:///{folder}/{part}.db"
             (folder / part).mkdir()
-            process = subprocess.Popen(
-                [sys.executable, ROOT / "tests" / "autolog_cases.py", part],
-                cwd=folder / part,
-                env=ENV | {"MLFLOW_TRACKING_URI": uri, "MPLBACKEND": "agg"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            processes.append(process)
+            command = [sys.executable, ROOT / "tests" / "autolog_cases.py", part]
+            env = {"MLFLOW_TRACKING_URI": uri, "MPLBACKEND": "agg"}
+            calls.append(partial(run, command, folder / part, **env))
             self.clients.append(MlflowClient(uri))
-        for process in processes:
-            out, err = process.communicate(timeout=300)
-            assert process.returncode == 0, err
-            self.told |= json.loads(out.splitlines()[-1])
-            self.said |= dict(re.findall(r"^### (.*)\n((?:(?!### ).*\n)*)", err, re.MULTILINE))
+        for done in at_once(*calls):
+            assert done.returncode == 0, done.stderr
+            self.told |= json.loads(done.stdout.splitlines()[-1])
+            cases = re.findall(r"^### (.*)\n((?:(?!### ).*\n)*)", done.stderr, re.MULTILINE)
+            self.said |= dict(cases)
 
     def runs(self, name):
         """All runs of the case."""

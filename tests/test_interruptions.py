@@ -7,10 +7,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing, suppress
+from functools import partial
 
 import pytest
 from mlflow import MlflowClient
-from running import ENV, ROOT, run, run_script
+from running import ENV, ROOT, at_once, run, run_script
 
 KEPT = "; an open run is marked FAILED, what it logged is kept\n"
 
@@ -41,42 +43,33 @@ def runs_in(folder, name):
     return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
 
 
-def interrupt(name, folder, number, when, **env):
-    """Start the lesson, send it the signal NUMBER as soon as WHEN(database) holds; its ending."""
+def interrupt_search(folder, number):
+    """Start hypertune2 and send it the signal NUMBER when it has logged six runs; its ending."""
     with (folder / "printed").open("w") as printed:
         process = subprocess.Popen(
-            [sys.executable, ROOT / "src" / f"{name}.py"],
+            [sys.executable, ROOT / "src" / "hypertune2.py"],
             cwd=folder,
-            env=ENV | {"MLFLOW_TRACKING_URI": uri(folder)} | env,
+            env=ENV | {"MLFLOW_TRACKING_URI": uri(folder)},
             stdout=subprocess.DEVNULL,
             stderr=printed,
             start_new_session=True,
-            # A shell that starts the tests in the background has Ctrl-C ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        database = sqlite3.connect(folder / "mlflow.db")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database:
         deadline = time.monotonic() + 120
-        while not when(database) and process.poll() is None and time.monotonic() < deadline:
+        while database.execute("SELECT count(*) FROM runs").fetchone()[0] < 6:
+            assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.002)
-        assert process.poll() is None, "it ended before the signal"
-        os.kill(process.pid, number)
-        process.wait(60)
+    os.kill(process.pid, number)
+    process.wait(60)
     # Workers of a killed search would wait for five minutes for their parent.
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    database.close()
     return process.returncode, (folder / "printed").read_text()
-
-
-def count(table, at_least):
-    return lambda db: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] >= at_least
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_search_is_failed_and_keeps_its_children(folder, number):
-    code, error = interrupt("hypertune2", folder, number, count("runs", 6))
+    code, error = interrupt_search(folder, number)
     assert code != 0
     assert error == f"Interrupted{KEPT}"
     parent, *children = runs_in(folder, "hypertune2")
@@ -91,7 +84,7 @@ def test_interrupted_search_is_failed_and_keeps_its_children(folder, number):
 
 
 def test_killed_search_stays_running_and_the_next_one_is_whole(folder):
-    code, _ = interrupt("hypertune2", folder, signal.SIGKILL, count("runs", 6))
+    code, _ = interrupt_search(folder, signal.SIGKILL)
     assert code == -signal.SIGKILL
     parent, *children = runs_in(folder, "hypertune2")
     assert (parent.info.status, parent.info.end_time) == ("RUNNING", None)
@@ -131,10 +124,18 @@ def test_files_that_cannot_be_written_fail_the_run_and_keep_its_values(folder, n
     assert {each.info.status for each in runs} == {"FAILED"}
 
 
-def fail_at(name, call, number, folder):
-    """Run the lesson with MLflow's function CALL raising at its NUMBERth call."""
-    code = f"""
-import itertools, runpy, sys
+def run_patched(name, patch, folder):
+    """Run the lesson after the code PATCH, which changes MLflow."""
+    src = ROOT / "src"
+    code = f"{patch}\nimport runpy\nrunpy.run_path({str(src / name)!r} + '.py')"
+    command = [sys.executable, "-c", code]
+    return run(command, folder, PYTHONPATH=str(src), MLFLOW_TRACKING_URI=uri(folder))
+
+
+def failing(call, number):
+    """Code that makes MLflow's function CALL raise at its NUMBERth call."""
+    return f"""
+import itertools
 import mlflow
 calls, real = itertools.count(1), mlflow.{call}
 def failing(*args, **kwargs):
@@ -142,14 +143,11 @@ def failing(*args, **kwargs):
         raise RuntimeError("as a bug would")
     return real(*args, **kwargs)
 mlflow.{call} = failing
-sys.path.insert(0, {str(ROOT / "src")!r})
-runpy.run_path({str(ROOT / "src" / f"{name}.py")!r}, run_name="__main__")
 """
-    return run([sys.executable, "-c", code], folder, MLFLOW_TRACKING_URI=uri(folder))
 
 
 def test_an_exception_in_a_run_shows_the_bug_and_keeps_what_was_logged(folder):
-    result = fail_at("basic_run", "log_figure", 1, folder)
+    result = run_patched("basic_run", failing("log_figure", 1), folder)
     assert result.returncode == 1
     assert result.stderr.endswith("RuntimeError: as a bug would\n")
     (run,) = runs_in(folder, "basic-run")
@@ -159,7 +157,7 @@ def test_an_exception_in_a_run_shows_the_bug_and_keeps_what_was_logged(folder):
 
 def test_an_exception_in_a_child_fails_child_and_parent(folder):
     # The first call of log_metrics is the first child's.
-    result = fail_at("hypertune2", "log_metrics", 3, folder)
+    result = run_patched("hypertune2", failing("log_metrics", 3), folder)
     assert result.returncode == 1
     assert result.stderr.endswith("RuntimeError: as a bug would\n")
     statuses = [each.info.status for each in runs_in(folder, "hypertune2")]
@@ -213,18 +211,9 @@ def test_read_only_disk(small_disk, template):
 def test_eight_processes_at_once(tmp_path, template, new):
     if not new:
         shutil.copy(template, tmp_path)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, ROOT / "src" / "log_dataset.py"],
-            cwd=tmp_path,
-            env=ENV | {"MLFLOW_TRACKING_URI": uri(tmp_path)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(8)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    lesson = partial(run_script, "log_dataset", tmp_path, MLFLOW_TRACKING_URI=uri(tmp_path))
+    processes = at_once(*[lesson] * 8)
+    errors = [process.stderr for process in processes]
     runs = runs_in(tmp_path, "log-dataset")
     # One that describes the same new dataset in the same instant may be refused, in one sentence.
     refused = [error for error in errors if error]
@@ -243,21 +232,16 @@ def test_eight_processes_at_once(tmp_path, template, new):
 
 def test_runs_go_to_the_scripts_experiment_also_for_the_loser_of_the_race(folder):
     """MLflow doesn't switch to an experiment that another process made just before."""
-    code = f"""
-import runpy, sys
-from mlflow import MlflowClient
+    beaten = """
 from mlflow.tracking._tracking_service.client import TrackingServiceClient as Service
 real = Service.create_experiment
 def beaten(self, name, *args, **kwargs):
     real(self, name)
     return real(self, name, *args, **kwargs)
 Service.create_experiment = beaten
-sys.path.insert(0, {str(ROOT / "src")!r})
-runpy.run_path({str(ROOT / "src")!r} + "/" + sys.argv[1] + ".py", run_name="__main__")
 """
     for name, expected in ("basic_run", 1), ("log_dataset", 2), ("hypertune2", 17):
-        command = [sys.executable, "-c", code, name]
-        result = run(command, folder, MLFLOW_TRACKING_URI=uri(folder))
+        result = run_patched(name, beaten, folder)
         assert result.returncode == 0, result.stderr
         assert len(runs_in(folder, name.replace("_", "-"))) == expected
     assert not MlflowClient(uri(folder)).search_runs(["0"])

@@ -4,11 +4,11 @@ and that MLflow opens by default."""
 import hashlib
 import json
 import re
-import subprocess
 import sys
 
 import pytest
-from running import ENV, ROOT
+from doc_tables import blocks
+from running import ROOT, run
 
 pytestmark = pytest.mark.facts
 PAGE = (ROOT / "docs" / "older-tutorials.md").read_text()
@@ -167,29 +167,14 @@ assert mlflow.sklearn.load_model(f"runs:/{run.info.run_id}/model").coef_.size ==
 
 def python(code, folder, *args, executable=sys.executable, **env):
     """Run Python code in FOLDER; return what it printed."""
-    done = subprocess.run(
-        [executable, "-W", "ignore", "-c", code, *args],
-        cwd=folder,
-        env=ENV | env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run([executable, "-W", "ignore", "-c", code, *args], folder, **env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def bash(commands, folder, answer=""):
     """Run a block of the page in FOLDER and answer its question."""
-    return subprocess.run(
-        ["bash", "-ec", commands],
-        cwd=folder,
-        env=ENV,
-        input=answer,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run(["bash", "-ec", commands], folder, input=answer)
 
 
 def contents(folder):
@@ -241,15 +226,15 @@ def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
 
     renamed = bash(RENAME, folder)
     assert renamed.returncode == 0, renamed.stderr
-    shown = SECTION[SECTION.index("```text\n") + 8 :].split("\n```")[0]
+    (shown,) = blocks("older-tutorials.md", "text", "## An old ./mlruns folder")
     expected = shown.replace("/...", str(folder))
-    assert bash(SHOW, folder).stdout == expected + "\n"
+    assert bash(SHOW, folder).stdout == expected
     python(DUMP, folder, tmp_path / "after.json")
     after = json.loads((tmp_path / "after.json").read_text())
     assert after == before
 
     python(USE, folder)
-    assert bash(SHOW, folder).stdout == expected + "\n"
+    assert bash(SHOW, folder).stdout == expected
     python(DUMP, folder, tmp_path / "used.json")
     used = json.loads((tmp_path / "used.json").read_text())
     assert len(used["runs"]) == len(before["runs"]) + 2

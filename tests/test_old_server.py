@@ -5,15 +5,15 @@ import sys
 
 import pytest
 import requests
+from doc_tables import blocks
 from mlflow import MlflowClient
 from running import ROOT, Server, free_port, run, run_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.facts]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
-SECTION = PAGE[PAGE.index("## 404 on") :].split("\n## ")[0]
 FOREST = re.search(r"cat > forest.py <<'END'\n(.*?)END\n", PAGE, re.DOTALL)[1]
-MESSAGE, PRINTED = re.findall(r"```text\n(.*?)```", SECTION, re.DOTALL)
-(CURE,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+MESSAGE, PRINTED = blocks("troubleshooting.md", "text", "## 404 on")
+(CURE,) = blocks("troubleshooting.md", "python", "## 404 on")
 
 
 @pytest.fixture(scope="module")

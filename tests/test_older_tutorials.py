@@ -3,12 +3,11 @@ the page quotes and has the effect that it states, today's form works without a 
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
-from running import ENV, ROOT
+from running import ROOT, run
 
 pytestmark = pytest.mark.facts
 PAGE = (ROOT / "docs" / "older-tutorials.md").read_text()
@@ -228,15 +227,9 @@ def results(tmp_path_factory):
         for kind, code, effect in (("older", older, check.older), ("today", today, check.today)):
             cell = {"setup": check.setup, "code": code, "effect": effect}
             cells[f"{row} {kind}"] = cell
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "run_cells.py"],
-        cwd=tmp_path_factory.mktemp("cells"),
-        env=ENV,
-        input=json.dumps(cells),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    command = [sys.executable, ROOT / "tests" / "run_cells.py"]
+    folder = tmp_path_factory.mktemp("cells")
+    done = run(command, folder, input=json.dumps(cells), timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

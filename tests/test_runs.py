@@ -4,8 +4,8 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from doc_tables import blocks, tables
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts, load_text
 from mlflow.exceptions import MlflowException
-from running import ENV, ROOT
+from running import ROOT, at_once, run
 
 pytestmark = pytest.mark.facts
 TABLES = tables("runs.md")
@@ -35,26 +35,15 @@ class Cases:
         )
         shutil.copy(ROOT / "requirements.txt", project)
         uri = f"sqlite:///{folder}/mlflow.db"
-        env = ENV | {"MPLBACKEND": "agg"}
-        commands = [
-            (project, env, ["-c", blocks("runs.md", "python")[0]]),
-            (folder, env | {"MLFLOW_TRACKING_URI": uri}, [ROOT / "tests" / "runs_cases.py"]),
-        ]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, *command],
-                cwd=cwd,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for cwd, env, command in commands
-        ]
-        for process in processes:
-            out, err = process.communicate(timeout=300)
-            assert process.returncode == 0, err
-        self.told = json.loads(out.splitlines()[-1])
+        block = [sys.executable, "-c", blocks("runs.md", "python")[0]]
+        cases = [sys.executable, ROOT / "tests" / "runs_cases.py"]
+        done = at_once(
+            partial(run, block, project, MPLBACKEND="agg"),
+            partial(run, cases, folder, MPLBACKEND="agg", MLFLOW_TRACKING_URI=uri),
+        )
+        for process in done:
+            assert process.returncode == 0, process.stderr
+        self.told = json.loads(done[1].stdout.splitlines()[-1])
         self.client = MlflowClient(uri)
         self.project = project
 
