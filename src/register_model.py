@@ -66,4 +66,4 @@ correct = model.predict(test.drop(columns="target")) == test["target"]
 print(f"models:/{NAME}@{ALIAS} is version {version.version}")
 print(f"It predicts {correct.sum()} of {len(test)} test tumours correctly")
 print(f'From the run "{search.info.run_name}", ID {search.info.run_id}')
-print("Next: mlflow ui --port 5000, then Model training > Model registry")
+print("Next: look at it under Model training > Model registry")

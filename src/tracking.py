@@ -13,15 +13,17 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
+from unittest.mock import patch
 
 import mlflow
-import requests
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 5  # how long a server may take to answer; MLflow's own retries take minutes
+# How long a server may take to answer; MLflow's own retries take minutes.
+QUICKLY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 # What is wrong with a URI, by what it looks like.
 MALFORMED = {
     r"[\w.-]+:\d+(/|$)": "it lacks a scheme, write http:// before it",
@@ -30,32 +32,47 @@ MALFORMED = {
     r"(?!(https?|file|sqlite|postgresql|mysql|mssql)\b)[\w+]+:": "unknown scheme, write "
     "sqlite:///mlflow.db or http://127.0.0.1:5000",
 }
-# What to do, by a word in what MLflow, the database or the server says.
+# What to do, by a word in what MLflow or the database says.
 CURES = {
     "is locked": "end the program that writes to it, or use an MLflow server",
     "already exists|duplicate column": "it is half made, delete it if it holds no runs",
     "out-of-date": "a newer MLflow has upgraded it, install that one here",
-    "UNAUTHENTICATED": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to valid ones",
-    "PERMISSION_DENIED": "this user or host name isn't allowed, ask whoever runs the server",
+}
+# What is wrong and what to do, by a sign in what MLflow says of a server.
+SERVER = {
+    "error code 401": "the user or password is wrong, set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD",
+    "error code 403": "this user or host name isn't allowed, ask whoever runs the server",
+    "error code 404|valid JSON": "what answers isn't MLflow, correct the address (those of DagsHub "
+    "end in .mlflow)",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate isn't trusted here, name that of its CA in "
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "WRONG_VERSION_NUMBER": "it doesn't speak https, write http://",
+    r"too many (\d+)": r"the server fails with HTTP \1, look at its log",
+    "Max retries exceeded": "no server answers there, start it or correct the address",
 }
 
 
-def connect() -> str:
+def connect(oldest: int = 3) -> str:
     """Point MLflow at MLFLOW_TRACKING_URI and prove that it answers.
 
     Unset or empty means mlflow.db and mlruns/ in this repo, whatever the current folder is: what
     `mlflow ui` shows when it is started in the repo.
+
+    Args:
+        oldest: The oldest major version of MLflow on a server that the script works with.
 
     Returns:
         The tracking URI in use.
 
     Raises:
         SystemExit: exit code 1 and one sentence on stderr where the URI is malformed, the folder
-            or database can't be opened, or the server is dead, silent, not MLflow, older than
-            MLflow 3, or refuses the user.
+            or database can't be opened, or the server is dead, silent, not MLflow, too old, has
+            a certificate that isn't trusted, or refuses the user.
     """
     sys.excepthook = _explain
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the run ends as FAILED
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, _interrupt)
     if os.environ.pop("MLFLOW_RUN_ID", None):
         print("MLFLOW_RUN_ID is ignored: it would send what this script logs into that old run")
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # no INFO line for every table created
@@ -69,9 +86,9 @@ def connect() -> str:
     try:
         # MLflow resolves its default artifact folder, ./mlruns, where it opens the store.
         with contextlib.chdir("." if named else ROOT):
-            _open(uri)
+            _open(uri, oldest)
     except Exception as error:  # each store, driver and migration tool raises its own
-        reason = str(error).strip().splitlines()[0]
+        reason = _reason(error)
         advice = "unset it to use this repo's mlflow.db" if named else "make its folder writable"
         advice = next((CURES[sign] for sign in CURES if re.search(sign, reason)), advice)
         sys.exit(f"Can't use MLFLOW_TRACKING_URI={shown}: {reason}; {advice}")
@@ -80,13 +97,13 @@ def connect() -> str:
     return uri
 
 
-def _open(uri):
+def _open(uri, oldest):
     """Open the store by one cheap call, without MLflow's long retries."""
     for pattern, advice in MALFORMED.items():
         if re.match(pattern, uri):
             raise OSError(advice)
     if re.match("https?:", uri):
-        return _ask_server(uri)
+        return _ask_server(oldest)
     if _is_folder(uri):
         os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
         print("A folder store gets no new features: docs/older-tutorials.md has the way to SQLite")
@@ -132,34 +149,65 @@ def _where_to_look(uri, shown, named):
     return f"{command}, then open http://127.0.0.1:5000"
 
 
-def _ask_server(uri):
-    """Prove that MLflow 3 or newer answers there and lets us in."""
-    try:
-        status = requests.get(uri.rstrip("/") + "/version", timeout=SECONDS).status_code
-    except requests.RequestException:
-        raise OSError("no server answers there, start it or correct the address") from None
-    if status >= 500:
-        raise OSError(f"the server fails with HTTP {status}, look at its log")
+def _ask_server(oldest):
+    """Prove that MLflow answers there, lets us in and is new enough; say later if it goes away."""
     client = mlflow.MlflowClient()
-    try:
+    with patch.dict(os.environ, QUICKLY):
         client.search_experiments(max_results=1)
-    except MlflowException as error:
-        known = error.error_code in CURES
-        raise OSError(error.error_code if known else "what answers isn't MLflow") from None
-    try:
-        client.search_logged_models(["0"], max_results=1)
-    except MlflowException:
-        raise OSError("the server is older than MLflow 3, upgrade it") from None
+        if oldest >= 3:
+            try:
+                client.search_logged_models(["0"], max_results=1)
+            except MlflowException:
+                raise OSError("the server is older than MLflow 3, upgrade it") from None
+    requests_log = logging.getLogger("urllib3.connectionpool")
+    requests_log.setLevel(logging.DEBUG)
+    requests_log.propagate = False
+    requests_log.addHandler(_Waiting())
+
+
+class _Waiting(logging.Handler):
+    """Says once a minute that a server went away; MLflow tries for minutes without a word."""
+
+    last = -60
+
+    def emit(self, record):
+        if record.msg.startswith("Retry") and time.monotonic() - self.last >= 60:
+            self.last = time.monotonic()
+            print(
+                "The server doesn't answer. MLflow goes on trying for some minutes: start it again "
+                "and this script goes on, or end it by Ctrl-C",
+                file=sys.stderr,
+            )
+
+
+def _interrupt(number, frame):
+    """End the run as FAILED on SIGTERM too, and without long retries where the server is gone."""
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    raise KeyboardInterrupt
+
+
+def _reason(error):
+    """What is wrong, in one line."""
+    text = str(error).strip()
+    for sign, reason in SERVER.items():
+        if found := re.search(sign, text):
+            return found.expand(reason)
+    return text.splitlines()[0]
 
 
 def _explain(kind, error, trace):
     """Print what a reader can act on in one sentence, a bug with its traceback."""
+    kept = "an open run is marked FAILED, what it logged is kept"
     if issubclass(kind, KeyboardInterrupt):
         reason = "Interrupted"
     elif issubclass(kind, MlflowException):
-        reason = f"MLflow refused: {str(error).strip().splitlines()[0]}"
+        reason = f"MLflow refused: {_reason(error)}"
+        if "Max retries exceeded" in str(error):
+            kept = "an open run stays RUNNING, what it logged is kept"
+    elif kind.__module__.startswith("botocore"):  # where clients write to S3 themselves
+        reason = f"The artifact store refused: {error}"
     elif issubclass(kind, OSError):
         reason = f"The system refused: {error}"
     else:
         return sys.__excepthook__(kind, error, trace)
-    print(f"{reason}; an open run is marked FAILED, what it logged is kept", file=sys.stderr)
+    print(f"{reason}; {kept}", file=sys.stderr)
