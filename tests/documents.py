@@ -3,14 +3,15 @@
     python -m pytest README.md docs              run, and compare what is printed with what is shown
     python -m pytest README.md docs --refresh    run, and write what is printed into the pages
 
-```bash     is run; it must succeed, or end as `<!-- exits: 1 -->` before it says. `mlflow ui` and
-            `mlflow server` without that run in the background until the page ends, or starts
-            another one on the same port.
+```bash     is run; it must succeed, or end as `<!-- exits: 1 -->` before it says. `mlflow ui`,
+            `mlflow server` and `rclone serve` without that run in the background until the page
+            ends, or starts another one on the same port.
 ```python   must stand in a script of src/ word for word, or run alone in a new process.
 ```text     is all that the block before it printed; a line `...` stands for lines left out.
 
 An `<!-- invisible-code-block: bash` is run in the same way; after `<!-- skip: next "reason" -->` a
-block isn't. Ports 5000 and 5001 are others while the tests run.
+block isn't. The ports are others while the tests run, and `runuser -u postgres` acts on a
+PostgreSQL of the page's own.
 """
 
 import re
@@ -22,11 +23,16 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from running import ENV, ROOT, WITHOUT_JOBS, Server, free_port
+from running import ENV, ROOT, WITHOUT_JOBS, Service, free_port
 from sybil import Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
+from team import Postgres
 
-SERVER = re.compile(r"((?:\w+=\S+ )*)(?:\S*/)?mlflow ((?:ui|server)\b.*)\n$")
+PORTS = ["5000", "5001", "5432", "9000"]
+SERVER = re.compile(
+    r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server)|rclone serve)\b"
+    r".* --(?:port|addr) (?:[\d.]+:)?(\d+)\b.*\n$"
+)
 VARIES = [  # what differs from run to run, and what stands for it
     (r"\b[0-9a-f]{32}\b", "<ID>"),
     (r"\b\d{18}\b", "<experiment ID>"),
@@ -42,23 +48,36 @@ class Page:
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="page-"))
-        for name in "src", "benchmarks", "requirements.txt":
+        for name in "src", "benchmarks", "server", "requirements.txt":
             source = ROOT / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, self.folder / name)
         (self.folder / ".venv").symlink_to(sys.prefix)
-        self.ports = {port: str(free_port()) for port in ("5000", "5001")}
+        self.ports = {port: str(free_port()) for port in PORTS}
+        settings = self.folder / "server" / ".env.example"
+        settings.write_text(self.here(settings.read_text()))
+        self.env = ENV
+        self.postgres = None
         self.servers = {}
         self.printed = None
         self.exits = None
         self.edits = []
 
+    def here(self, text):
+        """TEXT with the ports that the page has while it is run."""
+        for shown, port in self.ports.items():
+            text = re.sub(rf"\b{shown}\b", port, text)
+        return text
+
     def run(self, command):
         """Run the command to its end, keep what it prints; return what is wrong with it, if so."""
+        # What a block exports stays for the next ones, as in the reader's terminal.
+        exports = shlex.quote(f"{self.folder}.exports")
+        keep = f"touch {exports}; . {exports}; trap 'export -p > {exports}' EXIT\n"
         result = subprocess.run(
-            command,
+            ["bash", "-ec", keep + command],
             cwd=self.folder,
-            env=ENV,
+            env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -75,25 +94,28 @@ class Page:
             return f"exit code {code}:\n{self.printed}"
 
     def bash(self, example):
-        """Run a bash block; start it in the background if it is a server."""
-        command = example.parsed
-        for shown, port in self.ports.items():
-            command = re.sub(rf"\b{shown}\b", port, command)
-        server = SERVER.fullmatch(command)
+        """Run a bash block; start it in the background if its last line starts a server."""
+        command = self.here(example.parsed)
+        if "runuser -u postgres" in command and not self.postgres:
+            self.postgres = Postgres(self.ports["5432"])
+            self.env = ENV | self.postgres.env
+        server = SERVER.search(command)
         if not server or self.exits is not None:
-            return self.run(["bash", "-ec", command])
-        port = re.search(r"--port (\d+)", command)[1]
+            return self.run(command)
+        port = server[1]
         if port in self.servers:
             self.servers.pop(port).stop()
-        env = WITHOUT_JOBS | dict(pair.split("=", 1) for pair in shlex.split(server[1]))
-        self.servers[port] = Server(self.folder, *shlex.split(server[2], comments=True), **env)
+        path = "/health" if "mlflow" in server[0] else ""
+        bash = ["bash", "-ec", command]
+        env = self.env | WITHOUT_JOBS
+        self.servers[port] = Service(bash, self.folder, port, path=path, **env)
 
     def python(self, example):
         """Find a Python block in a script, or run it."""
         forms = [textwrap.indent(example.parsed, " " * depth) for depth in (0, 4, 8)]
         scripts = [path.read_text() for path in (ROOT / "src").glob("*.py")]
         if not any(form in script for form in forms for script in scripts):
-            return self.run([sys.executable, "-c", example.parsed])
+            return self.run(shlex.join([sys.executable, "-c", example.parsed]))
 
     def text(self, example):
         """Compare a text block with what was printed, or remember to write that into the page."""
@@ -110,7 +132,7 @@ class Page:
         if lines[:1] == ["...\n"]:  # keep as many last lines as are shown
             printed = "".join(["...\n", *printed.splitlines(keepends=True)[1 - len(lines) :]])
         start = example.region.start + source.offset
-        self.edits.append((Path(example.path), start, start + len(source), printed))
+        self.edits.append((Path(example.path), start, source, printed))
 
 
 def normalised(text):
@@ -128,10 +150,19 @@ def end(namespace):
     page = namespace["page"]
     for server in page.servers.values():
         server.stop()
+    if page.postgres:
+        page.postgres.remove()
     shutil.rmtree(page.folder)
-    for path, start, stop, printed in reversed(page.edits):
+    Path(f"{page.folder}.exports").unlink(missing_ok=True)
+    for path, start, source, printed in reversed(page.edits):
         text = path.read_text()
-        path.write_text(text[:start] + printed + text[stop:])
+        before, shown, after = (
+            text[:start],
+            text[start:][: len(source)],
+            text[start + len(source) :],
+        )
+        assert shown == source, f"{path.name} was changed while it was run"
+        path.write_text(before + printed + after)
 
 
 def evaluator(kind):

@@ -15,8 +15,9 @@ import pytest
 import requests
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a user's shell has, less what belongs to MLflow and to pytest.
-ENV = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "PYTEST", "DAGSHUB"))}
+# What a user's shell has, less what belongs to MLflow, its stores and pytest.
+OWN = ("MLFLOW", "PYTEST", "DAGSHUB", "AWS", "PG", "RCLONE")
+ENV = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
 ENV |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
 
@@ -58,41 +59,43 @@ def free_port():
         return s.getsockname()[1]
 
 
-class Server:
-    """`mlflow COMMAND` in FOLDER, on a free port unless it names one; ended with its workers."""
+class Service:
+    """COMMAND in FOLDER until it is stopped, with its workers; ready when its port answers."""
 
-    def __init__(self, folder, *command, **env):
-        line = " ".join(command)
-        port = re.search(r"--port[ =](\d+)", line)
-        if not port:
-            command = [*command, "--port", str(free_port())]
-        self.uri = f"http://127.0.0.1:{port[1] if port else command[-1]}"
-        self.log = folder / "server.log"
-        with self.log.open("w") as log:
+    def __init__(self, command, folder, port, *, path="", **env):
+        self.uri = f"http://127.0.0.1:{port}"
+        self.log = folder / f"{Path(command[0]).name}.log"
+        with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                ["mlflow", *command],
-                cwd=folder,
-                env=ENV | env,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                command, cwd=folder, env=ENV | env, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                requests.get(f"{self.uri}/health", timeout=5).raise_for_status()
-                return
-            except requests.RequestException:
-                time.sleep(0.5)
+            with suppress(requests.RequestException):
+                answer = requests.get(self.uri + path, timeout=5)
+                if answer.ok or not path:
+                    return
+            time.sleep(0.5)
         self.stop()
-        pytest.fail(f"mlflow {line} didn't get ready:\n{self.log.read_text()}")
+        pytest.fail(f"{command} didn't get ready:\n{self.log.read_text()}")
 
-    def stop(self):
-        """End the server and its workers, which may outlive it."""
+    def stop(self, number=signal.SIGTERM):
+        """End it and its workers, which may outlive it."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
+            os.killpg(self.process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class Server(Service):
+    """`mlflow COMMAND` in FOLDER, on a free port unless it names one."""
+
+    def __init__(self, folder, *command, **env):
+        port = re.search(r"--port[ =](\d+)", " ".join(command))
+        port = port[1] if port else str(free_port())
+        if "--port" not in " ".join(command):
+            command = [*command, "--port", port]
+        super().__init__(["mlflow", *command], folder, port, path="/health", **env)

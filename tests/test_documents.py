@@ -47,7 +47,7 @@ made-by-the-page
 @pytest.fixture
 def page(tmp_path):
     """A small repo whose README is PAGE, and a way to run that page."""
-    for name in "src", "benchmarks", "tests":
+    for name in "src", "benchmarks", "server", "tests":
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in "conftest.py", "pyproject.toml", "requirements.txt":
         shutil.copy(ROOT / name, tmp_path / name)
