@@ -12,6 +12,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from running import ROOT, WITHOUT_JOBS, Server, run_script
+from team import Team
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 pytest_collect_file = documents.pages.pytest()
@@ -27,12 +28,22 @@ def pytest_configure(config):
     documents.refresh = config.getoption("--refresh")
 
 
+def pytest_collection_modifyitems(items):
+    """The page on the team's server takes minutes, and makes a PostgreSQL as its reader does."""
+    for item in items:
+        if item.path.name == "team-server.md":
+            item.add_marker(pytest.mark.slow)
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip("its commands are root's"))
+
+
 class Store:
     """A tracking store in which each lesson runs at most once."""
 
-    def __init__(self, uri, folder):
+    def __init__(self, uri, folder, **login):
         self.uri = uri
         self.folder = folder
+        self.env = {"MLFLOW_TRACKING_URI": uri} | login
         self.done = {}
 
     @cached_property
@@ -43,7 +54,7 @@ class Store:
     def run(self, name):
         """Run the lesson once, quietly and with success; return what it printed."""
         if name not in self.done:
-            result = run_script(name, self.folder, MLFLOW_TRACKING_URI=self.uri)
+            result = run_script(name, self.folder, **self.env)
             assert result.returncode == 0, result.stdout + result.stderr
             # register_model() reports on stderr; nothing else may print there.
             reports = re.compile("(Successfully registered model|Created version) '.*\n")
@@ -68,14 +79,28 @@ class Store:
         return self.client.get_logged_model(output.model_id), sorted(f.path for f in files)
 
 
-@pytest.fixture(scope="session", params=["sqlite", "file", "server"])
+@pytest.fixture(scope="session")
+def team(tmp_path_factory):
+    """The team's server: PostgreSQL, S3, users."""
+    team = Team(tmp_path_factory.mktemp("team"))
+    yield team
+    team.stop()
+
+
+KINDS = ["sqlite", "file", "server", pytest.param("team", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="session", params=KINDS)
 def store(request, tmp_path_factory):
-    """The three kinds of store that a reader meets."""
+    """The kinds of store that a reader meets."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "sqlite":
         yield Store(f"sqlite:///{folder}/mlflow.db", folder)
     elif request.param == "file":
         yield Store((folder / "mlruns").as_uri(), folder)
+    elif request.param == "team":
+        team = request.getfixturevalue("team")
+        yield Store(team.uri, folder, **team.login("ada"))
     else:
         server = Server(folder, "server", "--workers", "1", **WITHOUT_JOBS)
         yield Store(server.uri, tmp_path_factory.mktemp("client"))

@@ -1,0 +1,575 @@
+"""The team's server with real parts, what its users meet when a part fails, and its page."""
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import boto3
+import pytest
+import requests
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from doc_tables import DOCS, rows
+from mlflow import MlflowClient
+from mlflow.server.auth import permissions
+from running import ENV, ROOT, Service, at_once, free_port, run, run_script
+from team import COMPOSE, FOLDER, missing
+
+pytestmark = pytest.mark.slow
+PAGE = (DOCS / "team-server.md").read_text()
+NOTICE = "The server doesn't answer. MLflow goes on trying for some minutes"
+
+
+def bucket(team, secret=None):
+    """The names of all objects in the bucket."""
+    env = team.environment("mlflow")
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=env["MLFLOW_S3_ENDPOINT_URL"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=secret or env["AWS_SECRET_ACCESS_KEY"],
+        region_name=env["AWS_DEFAULT_REGION"],
+        config=Config(retries={"max_attempts": 0}),
+    )
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="mlflow")
+    return [each["Key"] for page in pages for each in page.get("Contents", [])]
+
+
+def runs_of(team, experiment):
+    """The statuses of an experiment's runs, in the database itself: {run_id: status}."""
+    sql = "SELECT run_uuid, status FROM runs JOIN experiments USING (experiment_id) "
+    return dict(team.query(f"{sql} WHERE experiments.name = '{experiment}'"))
+
+
+def one_sentence(result, *words):
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+# What goes where
+
+
+def test_values_are_in_postgresql_and_files_in_the_bucket(team, tmp_path):
+    result = run_script("hypertune2", tmp_path, **team.client("ada"))
+    assert (result.returncode, result.stderr) == (0, "")
+    parent = re.search(r"ID (\w{32})", result.stdout)[1]
+    is_child = f"key = 'mlflow.parentRunId' AND value = '{parent}'"
+    children = f"SELECT run_uuid FROM tags WHERE {is_child}"
+    assert team.query(f"SELECT count(*) FROM metrics WHERE run_uuid IN ({children})") == [(144,)]
+    assert team.query(f"SELECT count(*) FROM params WHERE run_uuid IN ({children})") == [(32,)]
+    (found,) = team.query(f"SELECT experiment_id, artifact_uri FROM runs WHERE run_uuid='{parent}'")
+    experiment, where = found
+    assert where == f"mlflow-artifacts:/{experiment}/{parent}/artifacts"
+    objects = bucket(team)
+    for name in "heatmap.png", "hypertune2.py":
+        assert f"{experiment}/{parent}/artifacts/{name}" in objects
+    assert any(
+        re.fullmatch(rf"{experiment}/models/m-\w+/artifacts/model.skops", o) for o in objects
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_store_knows_right_keys_from_wrong_ones(team):
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        bucket(team, secret="wrong")
+    anonymous = requests.get(f"{team.s3.uri}/mlflow", timeout=10)
+    assert anonymous.status_code in (400, 403)
+
+
+# Who may do what
+
+
+@pytest.mark.parametrize(
+    "login", [{}, {"MLFLOW_TRACKING_PASSWORD": "wrong"}], ids=["none", "wrong"]
+)
+def test_without_the_right_password_nobody_gets_in(team, tmp_path, login):
+    user = {"MLFLOW_TRACKING_USERNAME": "ada"} if login else {}
+    began = time.monotonic()
+    env = {"MLFLOW_TRACKING_URI": team.uri} | user | login
+    result = run_script("hypertune2", tmp_path, **env)
+    one_sentence(result, "the user or password is wrong, set MLFLOW_TRACKING_USERNAME")
+    assert time.monotonic() - began < 30
+    assert requests.get(f"{team.uri}/api/2.0/mlflow/experiments/get", timeout=30).status_code == 401
+    for path in "/", "/version", "/metrics", "/graphql":
+        assert requests.get(team.uri + path, timeout=30).status_code == 401, path
+
+
+def test_one_user_cannot_write_where_another_owns(team, tmp_path):
+    for name in "hypertune2", "register_model":
+        assert run_script(name, tmp_path, **team.client("ada")).returncode == 0
+    before = len(runs_of(team, "hypertune2"))
+    for name in "hypertune2", "register_model":
+        began = time.monotonic()
+        result = run_script(name, tmp_path, **team.client("bob"))
+        one_sentence(result, "this user or host name isn't allowed, ask whoever runs the server")
+        assert time.monotonic() - began < 30
+    assert len(runs_of(team, "hypertune2")) == before
+    # Reading is allowed: the default permission.
+    experiment = requests.get(
+        f"{team.uri}/api/2.0/mlflow/experiments/get-by-name",
+        {"experiment_name": "hypertune2"},
+        auth=("bob", team.users["bob"]),
+        timeout=30,
+    )
+    assert experiment.json()["experiment"]["name"] == "hypertune2"
+
+
+def test_the_table_of_permissions_is_true():
+    table = rows("team-server.md")
+    for name in "NO_PERMISSIONS", "READ", "EDIT", "MANAGE":
+        can = permissions.get_permission(name)
+        answers = [can.can_read, can.can_update, can.can_delete, can.can_manage]
+        assert table[f"`{name}`"] == ["yes" if answer else "no" for answer in answers]
+
+
+def test_it_does_not_start_without_a_password_of_your_own(team, tmp_path):
+    env = team.environment("mlflow")
+    env["MLFLOW_AUTH_ADMIN_PASSWORD"] = ""
+    settings = (FOLDER / "basic_auth.ini").read_text()
+    (tmp_path / "auth.ini").write_text(
+        settings.replace("postgresql+psycopg:///mlflow", "sqlite:///a.db")
+    )
+    env["MLFLOW_AUTH_CONFIG_PATH"] = str(tmp_path / "auth.ini")
+    command = ["mlflow", "server", "--app-name", "basic-auth", "--port", str(free_port())]
+    result = run(command, tmp_path, **env, timeout=120)
+    assert result.returncode != 0
+    assert "MLFLOW_AUTH_ADMIN_PASSWORD" in result.stderr
+
+
+# When a part fails
+
+
+def start_search(team, folder):
+    """Start hypertune2 as ada; return the process once it has logged six runs."""
+    before = len(runs_of(team, "hypertune2"))
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "src" / "hypertune2.py"],
+        cwd=folder,
+        env=ENV | team.client("ada"),
+        stdout=subprocess.PIPE,
+        stderr=(folder / "errors").open("w"),
+        text=True,
+    )
+    while len(runs_of(team, "hypertune2")) < before + 6:
+        assert process.poll() is None
+    return process
+
+
+def wait_for_notice(folder):
+    deadline = time.monotonic() + 30
+    while NOTICE not in (folder / "errors").read_text():
+        assert time.monotonic() < deadline, "nothing said within 30 s"
+        time.sleep(0.2)
+
+
+def assert_search_is_whole(team, process):
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0
+    client = MlflowClient(team.uri, registry_uri=team.uri)
+    parent = client.get_run(re.search(r"ID (\w{32})", output)[1])
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    finished = [child for child in children if child.info.status == "FINISHED"]
+    assert parent.info.status == "FINISHED"
+    assert len({child.info.run_name for child in finished}) == len(finished) == 16
+    assert {len(child.data.metrics) for child in finished} == {9}
+    # A call whose answer was lost is made again: the run of the first one stays empty.
+    for child in children:
+        assert child in finished or (child.info.status, child.data.metrics) == ("RUNNING", {})
+    assert len(children) <= 17
+
+
+def test_server_killed_in_mid_search_and_started_again(team, tmp_path):
+    process = start_search(team, tmp_path)
+    team.mlflow.stop(signal.SIGKILL)
+    wait_for_notice(tmp_path)
+    team.start_mlflow()
+    assert_search_is_whole(team, process)
+    assert set((tmp_path / "errors").read_text().splitlines()) == {
+        f"{NOTICE}: start it again and this script goes on, or end it by Ctrl-C"
+    }
+
+
+def test_server_killed_for_good_ends_by_ctrl_c_and_keeps_what_was_logged(team, tmp_path):
+    before = runs_of(team, "hypertune2")
+    process = start_search(team, tmp_path)
+    team.mlflow.stop(signal.SIGKILL)
+    wait_for_notice(tmp_path)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    after = {
+        run: status for run, status in runs_of(team, "hypertune2").items() if run not in before
+    }
+    team.start_mlflow()
+    assert process.returncode == 1
+    error = (tmp_path / "errors").read_text().splitlines()[-1]
+    assert error == (
+        "MLflow refused: no server answers there, start it or correct the address; "
+        "an open run stays RUNNING, what it logged is kept"
+    )
+    statuses = list(after.values())
+    assert statuses.count("FINISHED") >= 4
+    assert statuses.count("RUNNING") in (1, 2) and len(statuses) >= 6
+
+
+def test_database_stopped_in_mid_search_and_started_again(team, tmp_path):
+    process = start_search(team, tmp_path)
+    team.postgres.stop()
+    try:
+        wait_for_notice(tmp_path)
+        # /health speaks of MLflow alone.
+        assert requests.get(f"{team.uri}/health", timeout=30).text == "OK"
+        result = run_script("basic_run", tmp_path, **team.client("ada"))
+        one_sentence(result, "the server fails with HTTP 50", "look at its log")
+    finally:
+        team.postgres.start()
+    assert_search_is_whole(team, process)
+
+
+CLIENT = """
+import sys, time
+import mlflow
+from tracking import connect
+connect()
+experiment_id = mlflow.set_experiment("eight-at-once").experiment_id
+end, number = time.monotonic() + 20, 0
+while time.monotonic() < end:
+    with mlflow.start_run(experiment_id=experiment_id):
+        mlflow.log_params({"client": sys.argv[1], "number": number})
+        mlflow.log_metrics({"one": 1, "two": 2})
+    number += 1
+print(number)
+"""
+
+
+def test_eight_clients_at_once_lose_no_run(team, tmp_path):
+    env = team.client("ada") | {"PYTHONPATH": str(ROOT / "src")}
+    clients = [
+        partial(run, [sys.executable, "-c", CLIENT, str(n)], tmp_path, **env) for n in range(8)
+    ]
+    results = at_once(*clients)
+    assert [(r.returncode, r.stderr) for r in results] == [(0, "")] * 8
+    logged = {str(n): int(r.stdout.splitlines()[-1]) for n, r in enumerate(results)}
+    sql = """
+        SELECT params.value, count(DISTINCT runs.run_uuid) FROM runs
+        JOIN experiments USING (experiment_id) JOIN params USING (run_uuid)
+        JOIN latest_metrics USING (run_uuid)
+        WHERE experiments.name = 'eight-at-once' AND params.key = 'client'
+        AND runs.status = 'FINISHED' AND latest_metrics.key = 'two' GROUP BY params.value
+    """
+    assert dict(team.query(sql)) == logged
+    assert len(runs_of(team, "eight-at-once")) == sum(logged.values())
+
+
+# In front of it, beside it, and before it
+
+
+@pytest.fixture(scope="module")
+def proxy(team, tmp_path_factory):
+    """Caddy with server/Caddyfile, on another port, with a certificate of its own; and its CA."""
+    if not shutil.which("caddy"):
+        missing("Caddy", "caddy")
+    folder, port = tmp_path_factory.mktemp("caddy"), free_port()
+    text = (FOLDER / "Caddyfile").read_text()
+    assert "mlflow.example.com {\n" in text and "127.0.0.1:5000\n" in text
+    text = text.replace("mlflow.example.com {", f"localhost:{port} {{\n\ttls internal")
+    text = text.replace("127.0.0.1:5000", team.uri.removeprefix("http://"))
+    options = "admin off\n\tskip_install_trust\n\tauto_https disable_redirects"
+    (folder / "Caddyfile").write_text(
+        f"{{\n\t{options}\n\tstorage file_system {folder}\n}}\n{text}"
+    )
+    command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    caddy = Service(command, folder, port)
+    (authority,) = folder.glob("pki/authorities/local/root.crt")
+    yield f"https://localhost:{port}", str(authority)
+    caddy.stop()
+
+
+def test_clients_reach_it_by_tls_and_say_which_certificate_they_miss(team, proxy, tmp_path):
+    uri, authority = proxy
+    env = team.client("ada") | {"MLFLOW_TRACKING_URI": uri}
+    result = run_script("basic_run", tmp_path, **env)
+    one_sentence(result, "name that of its CA in MLFLOW_TRACKING_SERVER_CERT_PATH")
+    env["MLFLOW_TRACKING_SERVER_CERT_PATH"] = authority
+    result = run_script("basic_run", tmp_path, **env)
+    assert (result.returncode, result.stderr) == (0, "")
+    # nginx, unlike Caddy, refuses files of more than 1 MB unless it is told not to.
+    code = (
+        "import mlflow; mlflow.set_experiment('large'); mlflow.log_text('x' * 30_000_000, 'x.txt')"
+    )
+    assert run([sys.executable, "-c", code], tmp_path, **env).returncode == 0
+    assert [key for key in bucket(team) if key.endswith("/artifacts/x.txt")]
+    plain = run_script(
+        "basic_run", tmp_path, **env | {"MLFLOW_TRACKING_URI": uri.replace("https", "http")}
+    )
+    one_sentence(plain, "Can't use MLFLOW_TRACKING_URI=http://localhost")
+    wrong = run_script(
+        "basic_run",
+        tmp_path,
+        **team.client("ada") | {"MLFLOW_TRACKING_URI": team.uri.replace("http:", "https:")},
+    )
+    one_sentence(wrong, "it doesn't speak https, write http://")
+
+
+def test_it_answers_under_its_own_names_and_to_its_own_pages(team):
+    path = f"{team.uri}/api/2.0/mlflow/experiments/search"
+    auth = ("ada", team.users["ada"])
+    for host, status in ("mlflow.example.com", 200), ("elsewhere.example.com", 403):
+        answer = requests.post(
+            path, json={"max_results": 1}, headers={"Host": host}, auth=auth, timeout=30
+        )
+        assert answer.status_code == status, host
+    for origin, status in ("mlflow.example.com", 200), ("elsewhere.example.com", 403):
+        answer = requests.post(
+            path.replace("/api/", "/ajax-api/"),
+            json={"max_results": 1},
+            headers={"Origin": f"https://{origin}"},
+            auth=auth,
+            timeout=30,
+        )
+        assert answer.status_code == status, origin
+
+
+def test_numbers_for_prometheus_are_the_admins(team):
+    user, admin = (("ada", team.users["ada"]), ("admin", team.users["admin"]))
+    path = f"{team.uri}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    for _ in range(3):
+        requests.get(path, auth=user, timeout=30).raise_for_status()
+    assert requests.get(f"{team.uri}/metrics", auth=user, timeout=30).status_code == 403
+    text = requests.get(f"{team.uri}/metrics", auth=admin, timeout=30).text
+    (count,) = re.findall(
+        r'^mlflow_http_request_total\{method="GET",status="200"\} (.*)', text, re.M
+    )
+    assert float(count) >= 3
+
+
+@pytest.fixture
+def mariadb(tmp_path):
+    """The URI of an empty database in a MariaDB of the test's own."""
+    if not shutil.which("mariadbd"):
+        missing("MariaDB", "mariadb-server")
+    port, data = free_port(), tmp_path / "mariadb"
+    user = ["--user=root"] if shutil.os.geteuid() == 0 else []
+    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *user]
+    subprocess.run(
+        [*install, "--auth-root-authentication-method=normal"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    socket = ["--no-defaults", f"--socket={tmp_path}/socket"]
+    options = [f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1", *user]
+    with (tmp_path / "mariadb.log").open("w") as log:
+        process = subprocess.Popen(["mariadbd", *socket, *options], stdout=log, stderr=log)
+    sql = """CREATE DATABASE mlflow CHARACTER SET utf8mb4; CREATE USER mlflow@'127.0.0.1';
+             GRANT ALL ON mlflow.* TO mlflow@'127.0.0.1';"""
+    deadline = time.monotonic() + 60
+    while subprocess.run(
+        ["mariadb", *socket, "-u", "root", "-e", sql], stderr=subprocess.DEVNULL
+    ).returncode:
+        assert time.monotonic() < deadline, (tmp_path / "mariadb.log").read_text()
+        time.sleep(0.5)
+    yield f"mysql+pymysql://mlflow@127.0.0.1:{port}/mlflow"
+    process.terminate()
+    process.wait(60)
+
+
+def test_mariadb(mariadb, tmp_path):
+    command = re.search(r"^mlflow server .*mysql\+pymysql.*", PAGE, re.MULTILINE)[0]
+    port = str(free_port())
+    command = command.replace("5000", port).replace(
+        "mysql+pymysql://mlflow@127.0.0.1/mlflow", mariadb
+    )
+    server = Service(
+        shlex.split(command),
+        tmp_path,
+        port,
+        path="/health",
+        MLFLOW_WORKERS="1",
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+    )
+    try:
+        for name in "hypertune2", "log_dataset", "register_model":
+            result = run_script(name, tmp_path, MLFLOW_TRACKING_URI=server.uri)
+            assert result.returncode == 0, result.stderr
+        client = MlflowClient(server.uri, registry_uri=server.uri)
+        experiment = client.get_experiment_by_name("hypertune2")
+        runs = client.search_runs([experiment.experiment_id])
+        assert [run.info.status for run in runs] == ["FINISHED"] * 17
+        client.set_tag(runs[0].info.run_id, "wine", "Rosé 🍷")
+        assert client.get_run(runs[0].info.run_id).data.tags["wine"] == "Rosé 🍷"
+    finally:
+        server.stop()
+
+
+OLD = """
+import mlflow, sys
+mlflow.set_experiment("old")
+with mlflow.start_run(run_name="parent") as parent:
+    mlflow.log_param("depth", 4)
+    with mlflow.start_run(run_name="child", nested=True):
+        mlflow.log_metric("accuracy", 0.5)
+    mlflow.log_text("text", "notes.txt")
+print(parent.info.run_id)
+"""
+
+
+def assert_old_runs(client, run_id):
+    parent = client.get_run(run_id)
+    (child,) = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"
+    )
+    assert (parent.data.params, child.data.metrics) == ({"depth": "4"}, {"accuracy": 0.5})
+
+
+def test_a_database_of_mlflow_2_is_upgraded(team, old_python, tmp_path):
+    team.postgres.sql("CREATE DATABASE old OWNER mlflow")
+    # MLflow 2 compares numbers with texts, which psycopg 3 doesn't let pass.
+    install = [old_python, "-m", "pip", "install", "-q", "psycopg2-binary"]
+    subprocess.run(install, check=True, timeout=600)
+    env = {k: v for k, v in team.environment("mlflow").items() if k.startswith("PG")}
+    uri = "postgresql+psycopg:///old"
+    result = run([old_python, "-c", OLD], tmp_path, MLFLOW_TRACKING_URI="postgresql:///old", **env)
+    assert result.returncode == 0, result.stderr
+    lines = re.findall(
+        r"^(?:mlflow|python -m mlflow.server.auth) db upgrade .*?\)?$", PAGE, re.MULTILINE
+    )
+    assert len(lines) == 3  # with that of "Moving up"
+    for line in lines[:2]:
+        command = line.removesuffix(")").replace("$MLFLOW_BACKEND_STORE_URI", uri)
+        upgraded = run(["bash", "-ec", command], tmp_path, **env)
+        assert upgraded.returncode == 0, upgraded.stderr
+    code = f"""
+import sys; sys.path.insert(0, {str(ROOT / "tests")!r})
+from mlflow import MlflowClient
+from test_team_server import assert_old_runs
+assert_old_runs(MlflowClient(), {result.stdout.split()[-1]!r})
+"""
+    checked = run([sys.executable, "-c", code], tmp_path, MLFLOW_TRACKING_URI=uri, **env)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_client_of_mlflow_2_works_on_it(team, old_python, tmp_path):
+    result = run([old_python, "-c", OLD], tmp_path, **team.client("ada"))
+    assert result.returncode == 0, result.stderr
+    (run_id,) = re.findall(r"^\w{32}$", result.stdout, re.MULTILINE)
+    assert_old_runs(MlflowClient(team.uri, registry_uri=team.uri), run_id)
+    assert any(key.endswith(f"{run_id}/artifacts/notes.txt") for key in bucket(team))
+
+
+# Moving up
+
+
+def test_export_import_keeps_and_loses_what_the_page_says(team, tmp_path):
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    assert run_script("hypertune2", tmp_path, root=tmp_path, MLFLOW_TRACKING_URI="").returncode == 0
+    (block,) = re.findall(r"^```bash\n(python3 -m venv .venv-move\n.*?)^```", PAGE, re.M | re.S)
+    block = block.replace("http://127.0.0.1:5000", team.uri).replace(
+        "first-password-of-ada", team.users["ada"]
+    )
+    moved = run(["bash", "-ec", block], tmp_path, timeout=600)
+    assert moved.returncode == 0, moved.stderr[-2000:]
+    old = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    new = MlflowClient(team.uri, registry_uri=team.uri)
+    runs = {}
+    for client, name in (old, "hypertune2"), (new, "hypertune2-moved"):
+        experiment = client.get_experiment_by_name(name)
+        found = client.search_runs([experiment.experiment_id])
+        runs[client] = {each.info.run_name: each for each in found}
+        assert len(runs[client]) == 17
+    for name, was in runs[old].items():
+        now = runs[new][name]
+        assert (now.data.params, now.data.metrics) == (was.data.params, was.data.metrics)
+        assert now.info.run_id != was.info.run_id and now.info.start_time > was.info.start_time
+        parent = now.data.tags.get("mlflow.parentRunId")
+        assert parent == (None if name == "grid search" else runs[new]["grid search"].info.run_id)
+    parent = runs[new]["grid search"]
+    assert parent.data.tags["search"] == "breast-cancer-forest"
+    assert {file.path for file in new.list_artifacts(parent.info.run_id)} >= {
+        "heatmap.png",
+        "hypertune2.py",
+    }
+    assert not parent.inputs.dataset_inputs and not parent.outputs.model_outputs
+    assert not new.search_logged_models([parent.info.experiment_id])
+
+
+# Its files and its page
+
+
+def test_compose_is_the_stack_that_the_tests_run(team):
+    """Commands and variables are run by team.py; this is what a container adds to them."""
+    assert set(COMPOSE) == {"mlflow", "db", "s3"}
+    for name, service in COMPOSE.items():
+        assert service["restart"] == "unless-stopped"
+        assert team.healthy(name), name
+        assert ("ports" in service) == (name == "mlflow")
+        image = (
+            service.get("image")
+            or re.search(r"FROM (\S+)", service["build"]["dockerfile_inline"])[1]
+        )
+        assert re.search(r":\d+\.\d+", image), f"{image} is not pinned"
+    assert COMPOSE["mlflow"]["ports"] == ["127.0.0.1:5000:5000"]
+    assert set(COMPOSE["mlflow"]["depends_on"]) == {"db", "s3"}
+    # Every file that the image copies exists, and all that is installed is pinned.
+    for line in re.findall(r"COPY (.*) \S+", COMPOSE["mlflow"]["build"]["dockerfile_inline"]):
+        for name in line.split():
+            assert (ROOT / name).exists(), name
+    volumes = {v.split(":")[0] for service in COMPOSE.values() for v in service.get("volumes", [])}
+    assert volumes == {"db", "files"}
+
+
+def test_a_check_of_health_sees_a_part_that_is_down(team):
+    team.postgres.stop()
+    assert not team.healthy("db")
+    team.postgres.start()
+    team.s3.stop()
+    assert not team.healthy("s3")
+    team.start_s3()
+    assert team.healthy("db") and team.healthy("s3")
+
+
+def test_secrets_come_from_the_environment_alone(team):
+    text = (FOLDER / ".env.example").read_text() + json.dumps(COMPOSE)
+    assert len(team.secrets) == 4
+    for name in "PGPASSWORD", "AWS_SECRET_ACCESS_KEY":
+        assert f"${{{name}:?}}" in text
+    ignored = run(["git", "check-ignore", "server/.env"], ROOT)
+    assert ignored.stdout == "server/.env\n"
+
+
+def test_the_unit_is_one_and_starts_what_the_page_starts(tmp_path):
+    if not shutil.which("systemd-analyze"):
+        missing("systemd-analyze", "systemd")
+    unit = re.search(r"mlflow.service <<'END'\n(.*?)END\n", PAGE, re.DOTALL)[1]
+    command = re.search(r"^ExecStart=/srv/mlflow/.venv/bin/(.*)", unit, re.MULTILINE)[1]
+    assert f"```bash\n{command}\n```" in PAGE
+    # Where the program is on this machine.
+    unit = unit.replace("/srv/mlflow/.venv/bin/mlflow", shutil.which("mlflow", path=ENV["PATH"]))
+    (tmp_path / "mlflow.service").write_text(unit.replace("User=mlflow", "User=root"))
+    result = run(["systemd-analyze", "verify", str(tmp_path / "mlflow.service")], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# Last: by now everything has been logged
+
+
+def test_no_secret_is_stored_or_printed(team, tmp_path):
+    uri = team.uri.replace("//", f"//ada:{team.users['ada']}@")
+    result = run_script("basic_run", tmp_path, MLFLOW_TRACKING_URI=uri)
+    assert result.returncode == 0, result.stderr
+    dump = team.postgres.dump("mlflow")
+    assert "test_accuracy" in dump
+    files = [path for path in team.files.rglob("*") if path.is_file()]
+    assert files
+    logs = [team.mlflow.log, team.s3.log, team.postgres.folder / "log"]
+    texts = [result.stdout, dump, *(path.read_bytes().decode("latin-1") for path in files + logs)]
+    for name, secret in (team.secrets | team.users).items():
+        assert not any(secret in text for text in texts), name
