@@ -1,0 +1,249 @@
+"""src/dagshub_run.py, as a user runs it, on a stand-in of dagshub.com with a real MLflow behind."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+
+import pytest
+import requests
+from dagshub_standin import REPO, TOKEN, USER, DagsHub
+from mlflow import MlflowClient
+from running import ENV, ROOT, WITHOUT_JOBS, Server, at_once, free_port, run, run_script
+
+SCRIPT = ROOT / "src" / "dagshub_run.py"
+LOOKED_UP = ["GET /api/v1/user", f"GET /api/v1/repos/{REPO}"]
+INIT = [f"GET /api/v1/repos/{REPO}", "GET /api/v1/user"]
+
+
+def settings(folder, host, **env):
+    """What the script reads, less what is None; and a browser that leaves a file when it opens."""
+    given = {"DAGSHUB_REPO": REPO, "DAGSHUB_USER_TOKEN": TOKEN, "DAGSHUB_CLIENT_HOST": host}
+    own = {"BROWSER": f"touch {folder}/browser %s", "DAGSHUB_CLIENT_TOKENS_CACHE": f"{folder}/none"}
+    return {name: text for name, text in (given | own | env).items() if text is not None}
+
+
+def lesson(folder, host, root=ROOT, **env):
+    """Run the script; return the finished process, which never showed the token."""
+    began = time.monotonic()
+    result = run_script("dagshub_run", folder, root, **settings(folder, host, **env))
+    result.seconds = time.monotonic() - began
+    assert TOKEN not in result.stdout + result.stderr
+    assert not (folder / "browser").exists()
+    return result
+
+
+def on_a_terminal(folder, host, **env):
+    """Run the script on a terminal where nobody types; return its exit code and its text."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT],
+        cwd=folder,
+        env=ENV | settings(folder, host, **env),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    patience = threading.Timer(60, process.kill)
+    patience.start()
+    text = b""
+    with suppress(OSError):  # Linux's way to say that the other end is closed
+        while piece := os.read(ours, 10_000):
+            text += piece
+    patience.cancel()
+    os.close(ours)
+    assert not (folder / "browser").exists()
+    return process.wait(), text.decode().replace("\r", "")
+
+
+def assert_one_sentence(result, words):
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr) < 250
+    assert result.seconds < 45
+    assert re.search(words, result.stderr), result.stderr
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("mlflow"), "server", "--workers", "1", **WITHOUT_JOBS)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def site(server):
+    with DagsHub(server.uri) as site:
+        yield site
+
+
+def test_run_on_dagshub(server, site, tmp_path):
+    """From a clone whose remote holds the token, as `git clone https://USER:TOKEN@` leaves it."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "src", clone / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for command in [
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m"],
+        ["remote", "add", "origin", f"https://{USER}:{TOKEN}@dagshub.com/{REPO}.git"],
+    ]:
+        subprocess.run(["git", *command], cwd=clone, check=True)
+
+    result = lesson(tmp_path, site.host, clone)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"Accessing as {USER}\n" in result.stdout
+    assert f"See them: open {site.host}/{REPO}.mlflow\n" in result.stdout
+    assert "test_accuracy: 0.9444\n" in result.stdout
+    assert "repeats 18 of 18 predictions\n" in result.stdout
+    *_, named, next_step = result.stdout.splitlines()
+    assert next_step.startswith(f"Next: share {site.host}/{REPO},")
+    assert site.asked[:4] == LOOKED_UP + INIT
+    assert not [asked for asked in site.asked if asked.startswith("POST /api/v1/")]
+
+    client = MlflowClient(server.uri)
+    logged = client.get_run(re.fullmatch(r'Run "forest of 50", ID (\w+)', named)[1])
+    assert logged.info.status == "FINISHED"
+    assert client.get_experiment(logged.info.experiment_id).name == "dagshub-run"
+    assert logged.data.params == {"n_estimators": "50", "max_depth": "5", "random_state": "42"}
+    assert logged.data.metrics == {"test_accuracy": pytest.approx(17 / 18)}
+    tags = logged.data.tags
+    assert (tags["dataset"], tags["mlflow.runName"]) == ("wine", "forest of 50")
+    assert tags["mlflow.source.git.repoURL"] == f"https://dagshub.com/{REPO}.git"
+    files = {file.path for file in client.list_artifacts(logged.info.run_id)}
+    assert files == {"confusion_matrix.png", "dagshub_run.py", "model"}
+    model = {file.path for file in client.list_artifacts(logged.info.run_id, "model")}
+    assert {"model/MLmodel", "model/model.skops", "model/requirements.txt"} <= model
+    assert not [name for name in model if name.endswith(".pkl")]
+
+    stored = [path for path in server.log.parent.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "model.skops"} <= {path.name for path in stored}
+    assert not [path for path in stored if TOKEN.encode() in path.read_bytes()]
+
+
+def test_other_lessons_run_there_with_what_init_sets(server, site, tmp_path):
+    """And MLflow's own pages open there."""
+    owner, name = REPO.split("/")
+    code = (
+        f"import dagshub; dagshub.init(repo_owner={owner!r}, repo_name={name!r}, mlflow=True)\n"
+        "import json, os\n"
+        "print(json.dumps({k: v for k, v in os.environ.items() if 'MLFLOW_TRACKING' in k}))"
+    )
+    done = run([sys.executable, "-c", code], tmp_path, **settings(tmp_path, site.host))
+    env = json.loads(done.stdout.splitlines()[-1])
+    address = f"{site.host}/{REPO}.mlflow"
+    assert env == {
+        "MLFLOW_TRACKING_URI": address,
+        "MLFLOW_TRACKING_USERNAME": USER,
+        "MLFLOW_TRACKING_PASSWORD": TOKEN,
+    }
+    result = run_script("basic_run", tmp_path, **env)
+    assert (result.returncode, result.stderr) == (0, "")
+    run_id = re.search(r"ID (\w+)", result.stdout)[1]
+    logged = MlflowClient(server.uri).get_run(run_id)
+    assert (logged.info.status, len(logged.outputs.model_outputs)) == ("FINISHED", 1)
+
+    with requests.Session() as browser:
+        browser.auth = USER, TOKEN
+        page = browser.get(address, timeout=30)
+        files = re.findall(r'(?:src|href)="([^"]+\.(?:js|css))"', page.text)
+        assert files
+        for file in files:
+            assert browser.get(f"{page.url}{file}", timeout=30).ok, file
+    assert requests.get(address, timeout=30).status_code == 401
+
+
+def test_address_without_its_end_is_a_page_of_the_site(tmp_path):
+    with DagsHub() as site:
+        result = run_script("basic_run", tmp_path, MLFLOW_TRACKING_URI=f"{site.host}/{REPO}")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+    assert "end in .mlflow" in result.stderr
+
+
+def test_what_is_missing_or_malformed_is_said_before_anybody_is_asked(tmp_path):
+    address = f"https://{USER}:{TOKEN}@dagshub.com/{REPO}.git"
+    repo, token = "Set DAGSHUB_REPO to owner/name: ada/wine for http", "Set DAGSHUB_USER_TOKEN to a"
+    cases = [
+        ({"DAGSHUB_REPO": None}, repo),
+        ({"DAGSHUB_REPO": address}, repo),
+        ({"DAGSHUB_REPO": f"{REPO}.mlflow"}, repo),
+        ({"DAGSHUB_USER_TOKEN": None}, token),
+        ({"DAGSHUB_USER_TOKEN": f"{TOKEN}\n"}, token),  # httpx would print it with the error
+    ]
+    with DagsHub() as site:
+        results = at_once(*(partial(lesson, tmp_path, site.host, **env) for env, _ in cases))
+    for result, (_, words) in zip(results, cases, strict=True):
+        assert_one_sentence(result, words)
+    assert not site.asked
+
+
+def test_refusals_and_no_answer(tmp_path):
+    wrong = {"DAGSHUB_USER_TOKEN": "wr0ng-token"}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        DagsHub() as site,
+        DagsHub(refuse={f"/repos/{REPO}": 503}) as busy,
+    ):
+        cases = [
+            (site.host, wrong, f"not valid; look at .* {site.host}/user/settings/tokens"),
+            (site.host, {"DAGSHUB_REPO": "ada/no"}, f"no repo ada/no: .* {site.host}/repo/create"),
+            (busy.host, {}, "Got status code 503"),
+            (f"http://127.0.0.1:{free_port()}", {}, "Connection refused; look at your network"),
+        ]
+        mute, results = at_once(
+            partial(lesson, tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}"),
+            lambda: [lesson(tmp_path, host, **env) for host, env, _ in cases],
+        )
+    assert_one_sentence(mute, "timed out; look at your network")
+    assert mute.seconds < results[-1].seconds + 20  # dagshub's own limit is 30 s
+    for result, (*_, words) in zip(results, cases, strict=True):
+        assert_one_sentence(result, words)
+        assert wrong["DAGSHUB_USER_TOKEN"] not in result.stdout + result.stderr
+    asked = site.asked + busy.asked
+    assert (len(asked), [request for request in asked if request[:4] != "GET "]) == (5, [])
+
+
+def test_who_may_only_read_is_told_so(server, tmp_path):
+    with DagsHub(server.uri, refuse={"/create": 403}) as site:
+        assert_one_sentence(lesson(tmp_path, site.host), "isn't allowed")
+
+
+def test_on_a_terminal_nothing_is_asked_either(site, tmp_path):
+    start = partial(on_a_terminal, tmp_path, site.host)
+    (code, text), (good, whole) = at_once(partial(start, DAGSHUB_USER_TOKEN=None), start)
+    assert (code, text.count("\n")) == (1, 1), text
+    assert good == 0, whole
+    assert "\nNext: " in whole
+    assert TOKEN not in whole
+
+
+@pytest.mark.slow
+@pytest.mark.facts
+def test_run_on_an_mlflow_2_behind(old_python, tmp_path):
+    """It has no logged models; what DagsHub runs isn't known."""
+    path = f"{old_python.parent}:/usr/bin:/bin"
+    command = ("server", "--workers", "1", "--backend-store-uri", "sqlite:///old.db")
+    server = Server(tmp_path, *command, "--port", str(free_port()), PATH=path)
+    try:
+        with DagsHub(server.uri) as site:
+            result = lesson(tmp_path, site.host)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "repeats 18 of 18 predictions\n" in result.stdout
+        run_id = re.search(r"ID (\w+)", result.stdout)[1]
+        logged = MlflowClient(server.uri).get_run(run_id)
+        assert logged.info.status == "FINISHED"
+        # Today's client lists a folder of files only on servers that know logged models.
+        asked = {"run_id": run_id, "path": "model"}
+        answer = requests.get(f"{server.uri}/api/2.0/mlflow/artifacts/list", asked, timeout=30)
+        assert "model/model.skops" in [file["path"] for file in answer.json()["files"]]
+    finally:
+        server.stop()
