@@ -1,0 +1,121 @@
+"""Runs logged per second through `mlflow server`: on SQLite and PostgreSQL, one and two workers.
+
+    pip install -r tests/requirements.txt          # and PostgreSQL: apt-get install postgresql
+    python benchmarks/server_rate.py               # some four minutes
+
+A run is created, gets 2 params and 9 metrics in one call, and is ended: three calls. It is logged
+by one client, and by eight at once (threads). The servers run side by side; each is measured for
+half a minute in all, in rounds that take all of them in turn. Printed are medians over the rounds,
+and each round's ratio to SQLite with one worker and one client: median [least, most].
+"""
+
+import argparse
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from running import WITHOUT_JOBS, Server  # noqa: E402
+from team import Postgres  # noqa: E402
+
+# Number of workers and other options.
+SERVERS = {
+    ("SQLite", "1"): [],
+    ("SQLite", "2"): [],
+    ("SQLite", "2, without uvloop"): ["--uvicorn-opts", "--loop asyncio"],
+    ("PostgreSQL", "1"): [],
+    ("PostgreSQL", "2"): [],
+}
+PARAMS = {"n_estimators": "128", "max_depth": "8"}
+METRICS = {f"split{fold}_test_score": 0.9 + fold / 100 for fold in range(5)}
+METRICS |= {"mean_test_score": 0.9, "std_test_score": 0.1, "rank_test_score": 1, "mean_fit_time": 1}
+
+
+def log_run(client, experiment_id):
+    """Log one run by three calls."""
+    run_id = client.create_run(experiment_id).info.run_id
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, value, now, 0) for key, value in METRICS.items()]
+    params = [Param(key, value) for key, value in PARAMS.items()]
+    client.log_batch(run_id, metrics=metrics, params=params)
+    client.set_terminated(run_id)
+
+
+def rate(uri, experiment_id, clients, seconds):
+    """Log runs for SECONDS by CLIENTS threads; return runs per second."""
+    began = time.perf_counter()
+
+    def work(_):
+        client, count = MlflowClient(uri, registry_uri=uri), 0
+        while time.perf_counter() - began < seconds:
+            log_run(client, experiment_id)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(clients) as pool:
+        count = sum(pool.map(work, range(clients)))
+    return count / (time.perf_counter() - began)
+
+
+def measure(rounds, seconds):
+    """{(database, workers, clients): runs per second of each round}."""
+    postgres = Postgres()
+    servers, rates = {}, {}
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            for number, ((database, workers), options) in enumerate(SERVERS.items()):
+                folder = Path(name, str(number))
+                folder.mkdir()
+                store = f"sqlite:///{folder}/mlflow.db"
+                if database == "PostgreSQL":
+                    postgres.sql(
+                        f"CREATE ROLE bench{number} LOGIN PASSWORD 'bench'",
+                        f"CREATE DATABASE bench{number} OWNER bench{number}",
+                    )
+                    where = f"127.0.0.1:{postgres.port}/bench{number}"
+                    store = f"postgresql+psycopg://bench{number}:bench@{where}"
+                command = ["server", "--workers", workers[0], "--backend-store-uri", store]
+                server = Server(folder, *command, *options, **WITHOUT_JOBS)
+                experiment = MlflowClient(server.uri).create_experiment("rate")
+                servers[database, workers] = server, experiment
+            for _, clients in product(range(rounds), [1, 8]):
+                for key, (server, experiment) in servers.items():
+                    found = rate(server.uri, experiment, clients, seconds)
+                    rates.setdefault((*key, clients), []).append(found)
+        finally:
+            for server, _ in servers.values():
+                server.stop()
+            postgres.remove()
+    return rates
+
+
+def table(rates):
+    """RATES as a table of Markdown."""
+    base = rates["SQLite", "1", 1]
+    lines = ["| Database | Workers | Clients | Runs per second | Ratio |", "|---|---|---|---|---|"]
+    for (database, workers, clients), found in rates.items():
+        ratios = [one / other for one, other in zip(found, base, strict=True)]
+        ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        speed = f"{statistics.median(found):.1f}"
+        lines.append(f"| {database} | {workers} | {clients} | {speed} | {ratio} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3, help="for each measurement")
+    options = parser.parse_args()
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    print(table(measure(options.rounds, options.seconds)))
