@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psycopg
@@ -22,7 +22,6 @@ COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
 POSTGRES = max(
     Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), default=None
 )
-USERS = {"admin": None, "ada": secrets.token_hex(8), "bob": secrets.token_hex(8)}
 
 
 def missing(needs, package):
@@ -101,24 +100,30 @@ class Team:
             self.secrets[name] = secrets.token_hex(16)
             text = text.replace(f"\n{name}=\n", f"\n{name}={self.secrets[name]}\n")
         (folder / ".env").write_text(text)
-        self.ports = {"5000": str(free_port()), "9000": str(free_port())}
-        self.postgres = Postgres()
-        self.ports["5432"] = str(self.postgres.port)
-        db = self.environment("db")
-        self.postgres.sql(
-            f"CREATE ROLE {db['POSTGRES_USER']} LOGIN PASSWORD '{db['POSTGRES_PASSWORD']}'",
-            f"CREATE DATABASE {db['POSTGRES_DB']} OWNER {db['POSTGRES_USER']}",
-        )
+        self.users = {user: secrets.token_hex(8) for user in ("ada", "bob")}
+        self.users["admin"] = self.secrets["MLFLOW_AUTH_ADMIN_PASSWORD"]
         self.files = folder / "data" / "mlflow"  # the volume of the service s3
         self.files.mkdir(parents=True)
-        self.start_s3()
-        self.start_mlflow()
-        self.users = USERS | {"admin": self.secrets["MLFLOW_AUTH_ADMIN_PASSWORD"]}
-        os.environ |= self.login("admin")
-        admin = get_app_client("basic-auth", tracking_uri=self.uri)
-        for user in "ada", "bob":
-            admin.create_user(user, self.users[user])
-        os.environ |= self.login("ada")  # for what the tests themselves ask
+        with ExitStack() as started:
+            self.postgres = Postgres()
+            started.callback(self.postgres.remove)
+            self.ports = {"5000": str(free_port()), "9000": str(free_port())}
+            self.ports["5432"] = str(self.postgres.port)
+            db = self.environment("db")
+            self.postgres.sql(
+                f"CREATE ROLE {db['POSTGRES_USER']} LOGIN PASSWORD '{db['POSTGRES_PASSWORD']}'",
+                f"CREATE DATABASE {db['POSTGRES_DB']} OWNER {db['POSTGRES_USER']}",
+            )
+            self.start_s3()
+            started.callback(lambda: self.s3.stop())
+            self.start_mlflow()
+            started.callback(lambda: self.mlflow.stop())
+            os.environ |= self.login("admin")
+            admin = get_app_client("basic-auth", tracking_uri=self.uri)
+            for user in "ada", "bob":
+                admin.create_user(user, self.users[user])
+            os.environ |= self.login("ada")  # for what the tests themselves ask
+            self.stop = started.pop_all().close
 
     def here(self, text):
         """TEXT of the compose file with this machine's ports instead of those of the containers."""
@@ -183,8 +188,3 @@ class Team:
             dbname="mlflow",
         ) as connection:
             return connection.execute(sql).fetchall()
-
-    def stop(self):
-        self.mlflow.stop()
-        self.s3.stop()
-        self.postgres.remove()
