@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from functools import cached_property
 from importlib.metadata import version
 
@@ -11,8 +13,8 @@ import documents
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from running import ROOT, WITHOUT_JOBS, Server, run_script
-from team import Team
+from running import ROOT, WITHOUT_JOBS, Server, free_port, run_script
+from team import Team, missing
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 pytest_collect_file = documents.pages.pytest()
@@ -85,6 +87,37 @@ def team(tmp_path_factory):
     team = Team(tmp_path_factory.mktemp("team"))
     yield team
     team.stop()
+
+
+@pytest.fixture
+def mariadb(tmp_path):
+    """The URI of an empty database in a MariaDB of the test's own."""
+    if not shutil.which("mariadbd"):
+        missing("MariaDB", "mariadb-server")
+    port, data = free_port(), tmp_path / "mariadb"
+    user = ["--user=root"] if os.geteuid() == 0 else []
+    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *user]
+    subprocess.run(
+        [*install, "--auth-root-authentication-method=normal"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    socket = ["--no-defaults", f"--socket={tmp_path}/socket"]
+    options = [f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1", *user]
+    with (tmp_path / "mariadb.log").open("w") as log:
+        process = subprocess.Popen(["mariadbd", *socket, *options], stdout=log, stderr=log)
+    sql = """CREATE DATABASE mlflow CHARACTER SET utf8mb4;
+             CREATE USER mlflow@'127.0.0.1' IDENTIFIED BY 'maria';
+             GRANT ALL ON mlflow.* TO mlflow@'127.0.0.1';"""
+    deadline = time.monotonic() + 60
+    while subprocess.run(
+        ["mariadb", *socket, "-u", "root", "-e", sql], stderr=subprocess.DEVNULL
+    ).returncode:
+        assert time.monotonic() < deadline, (tmp_path / "mariadb.log").read_text()
+        time.sleep(0.5)
+    yield f"mysql+pymysql://mlflow:maria@127.0.0.1:{port}/mlflow"
+    process.terminate()
+    process.wait(60)
 
 
 KINDS = ["sqlite", "file", "server", pytest.param("team", marks=pytest.mark.slow)]

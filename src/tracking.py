@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -38,17 +39,19 @@ CURES = {
     "already exists|duplicate column": "it is half made, delete it if it holds no runs",
     "out-of-date": "a newer MLflow has upgraded it, install that one here",
 }
-# What is wrong and what to do, by a sign in what MLflow says of a server.
+# What is wrong and what to do, by a sign in what MLflow says of a call to a server.
 SERVER = {
     "error code 401": "the user or password is wrong, set MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD",
     "error code 403": "this user or host name isn't allowed, ask whoever runs the server",
-    "error code 404|valid JSON": "what answers isn't MLflow, correct the address (those of DagsHub "
-    "end in .mlflow)",
+    "error code 404|valid JSON": "what answers isn't MLflow, or an old one: correct the address "
+    "(those of DagsHub end in .mlflow)",
+    "ProxyError": "the proxy doesn't answer, correct HTTP_PROXY or name this host in NO_PROXY",
     "CERTIFICATE_VERIFY_FAILED": "its certificate isn't trusted here, name that of its CA in "
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
     "WRONG_VERSION_NUMBER": "it doesn't speak https, write http://",
     r"too many (\d+)": r"the server fails with HTTP \1, look at its log",
+    "Read timed out": "it accepts calls and doesn't answer, look at its log",
     "Max retries exceeded": "no server answers there, start it or correct the address",
 }
 
@@ -71,8 +74,11 @@ def connect(oldest: int = 3) -> str:
             a certificate that isn't trusted, or refuses the user.
     """
     sys.excepthook = _explain
-    for number in signal.SIGINT, signal.SIGTERM:
-        signal.signal(number, _interrupt)
+    if threading.current_thread() is threading.main_thread():
+        for number in signal.SIGINT, signal.SIGTERM:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, _interrupt)
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if os.environ.pop("MLFLOW_RUN_ID", None):
         print("MLFLOW_RUN_ID is ignored: it would send what this script logs into that old run")
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # no INFO line for every table created
@@ -80,7 +86,7 @@ def connect(oldest: int = 3) -> str:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # nor two lines for every run
     named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     uri = named or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
-    shown = re.sub(r"//[^/]*@", "//", uri)  # without user and password
+    shown = _hidden(uri)
     print(f"Runs go to {shown}", flush=True)
     mlflow.set_tracking_uri(uri)
     try:
@@ -161,23 +167,20 @@ def _ask_server(oldest):
                 raise OSError("the server is older than MLflow 3, upgrade it") from None
     requests_log = logging.getLogger("urllib3.connectionpool")
     requests_log.setLevel(logging.DEBUG)
-    requests_log.propagate = False
-    requests_log.addHandler(_Waiting())
+    requests_log.addFilter(_say_that_it_waits)
 
 
-class _Waiting(logging.Handler):
-    """Says once a minute that a server went away; MLflow tries for minutes without a word."""
-
-    last = -60
-
-    def emit(self, record):
-        if record.msg.startswith("Retry") and time.monotonic() - self.last >= 60:
-            self.last = time.monotonic()
-            print(
-                "The server doesn't answer. MLflow goes on trying for some minutes: start it again "
-                "and this script goes on, or end it by Ctrl-C",
-                file=sys.stderr,
-            )
+def _say_that_it_waits(record, last=[-60]):  # noqa: B006 (when it was said last)
+    """Say once a minute that a server went away; MLflow tries for minutes without a word."""
+    again = re.match("Retry.*/mlflow", record.getMessage())
+    if again and time.monotonic() - last[0] >= 60:
+        last[0] = time.monotonic()
+        print(
+            "The server doesn't answer, or fails. MLflow goes on trying for some minutes: start it "
+            "again and this script goes on, or end it by Ctrl-C",
+            file=sys.stderr,
+        )
+    return record.levelno > logging.DEBUG  # the others, for whoever logs them
 
 
 def _interrupt(number, frame):
@@ -186,18 +189,28 @@ def _interrupt(number, frame):
     raise KeyboardInterrupt
 
 
+def _hidden(text):
+    """TEXT without user and password in an address."""
+    text = re.sub(r"((?<=\w://)(?!/)|^(?![\w+]+:/))\S+@", "", text)
+    return re.sub(r"(?<=password=)[^&\s]+", "***", text)
+
+
 def _reason(error):
     """What is wrong, in one line."""
     text = str(error).strip()
     for sign, reason in SERVER.items():
-        if found := re.search(sign, text):
+        if text.startswith("API request") and (found := re.search(sign, text)):
             return found.expand(reason)
-    return text.splitlines()[0]
+    return _hidden(text.splitlines()[0])
 
 
 def _explain(kind, error, trace):
     """Print what a reader can act on in one sentence, a bug with its traceback."""
     kept = "an open run is marked FAILED, what it logged is kept"
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    if mlflow.active_run():  # begun without `with`: MLflow would end it as FINISHED
+        with contextlib.suppress(MlflowException):
+            mlflow.end_run("FAILED")
     if issubclass(kind, KeyboardInterrupt):
         reason = "Interrupted"
     elif issubclass(kind, MlflowException):

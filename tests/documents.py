@@ -103,6 +103,7 @@ class Page:
         if not server or self.exits is not None:
             return self.run(command)
         port = server[1]
+        self.printed = None
         if port in self.servers:
             self.servers.pop(port).stop()
         path = "/health" if "mlflow" in server[0] else ""

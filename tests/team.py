@@ -118,6 +118,8 @@ class Team:
             started.callback(lambda: self.s3.stop())
             self.start_mlflow()
             started.callback(lambda: self.mlflow.stop())
+            for name in self.login("admin"):
+                started.callback(os.environ.pop, name, None)
             os.environ |= self.login("admin")
             admin = get_app_client("basic-auth", tracking_uri=self.uri)
             for user in "ada", "bob":

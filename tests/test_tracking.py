@@ -63,7 +63,7 @@ def test_dead_port(tmp_path):
 def test_port_that_never_answers(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = start(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
-    assert_one_sentence(result, "no server answers there")
+    assert_one_sentence(result, "it accepts calls and doesn't answer")
     assert result.seconds < 45  # MLflow alone: 20 minutes
 
 
@@ -119,10 +119,68 @@ def test_server_older_than_mlflow_3(tmp_path):
     assert_one_sentence(result, "older than MLflow 3, upgrade it")
 
 
-def test_password_is_not_shown(tmp_path):
-    result = start(f"http://ada:s3cret@127.0.0.1:{free_port()}", tmp_path)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://ada:s3cret@127.0.0.1:{}",
+        "http://ada:s3cret/#1@127.0.0.1:{}",
+        "ada:s3cret@127.0.0.1:{}",
+        "postgresql+psycopg://127.0.0.1:{}/x?password=s3cret",
+    ],
+)
+def test_password_is_not_shown(address, tmp_path):
+    result = start(address.format(free_port()), tmp_path)
     assert "s3cret" not in result.stdout + result.stderr
-    assert_one_sentence(result, "no server answers")
+    assert_one_sentence(result)
+
+
+def test_an_address_with_an_at_sign_and_no_password_is_shown_whole(tmp_path):
+    result = start("sqlite:///a@b.db", tmp_path)
+    assert "Runs go to sqlite:///a@b.db\n" in result.stdout
+
+
+def test_a_proxy_that_is_dead_is_named(tmp_path):
+    result = start("http://example.com", tmp_path, HTTP_PROXY=f"http://127.0.0.1:{free_port()}")
+    assert_one_sentence(result, "the proxy doesn't answer, correct HTTP_PROXY")
+
+
+def test_in_a_thread_and_beside_a_pool_of_processes(tmp_path):
+    """Signals are the main thread's; and a pool ends its workers by SIGTERM."""
+    code = """
+        import multiprocessing, threading
+        threading.Thread(target=connect).start()
+        connect()
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            print(pool.map(abs, [-1, -2]))
+    """
+    result = start(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, "\n" + textwrap.dedent(code))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("[1, 2]\n")
+
+
+def test_a_run_begun_without_with_is_failed_too(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = "mlflow.start_run(); mlflow.log_param('depth', 1); mlflow.log_param('depth', 2)"
+    result = start(uri, tmp_path, code)
+    assert result.stderr.startswith("MLflow refused: ")
+    assert_failed_run_is_kept(uri)
+
+
+def test_only_calls_to_mlflow_are_called_the_servers(tmp_path):
+    """And what others log of their calls isn't silenced."""
+    code = """
+        import logging, urllib3
+        logging.basicConfig(level=logging.WARNING)
+        try:
+            urllib3.PoolManager(retries=urllib3.Retry(1)).request("GET", "http://127.0.0.1:9/x")
+        except urllib3.exceptions.MaxRetryError:
+            pass
+    """
+    with answering(lambda path: (200, b"{}"), "application/json") as uri:
+        result = start(uri, tmp_path, "\n" + textwrap.dedent(code))
+    assert result.returncode == 0, result.stderr
+    assert "The server doesn't answer" not in result.stderr
+    assert "Retrying" in result.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs Linux's /proc")

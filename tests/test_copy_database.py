@@ -1,0 +1,126 @@
+"""server/copy_database.py keeps everything, refuses what it would spoil, and says so in a line."""
+
+import shutil
+import sys
+from contextlib import closing
+from sqlite3 import connect
+
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.store.db.base_sql_model import Base
+from running import ROOT, free_port, run, run_script
+
+SCRIPT = ROOT / "server" / "copy_database.py"
+MORE = """
+import mlflow
+client = mlflow.MlflowClient()
+client.delete_experiment(client.create_experiment("gone"))
+client.create_experiment("elsewhere", artifact_location="file:///srv/other")
+with mlflow.start_span("a trace"):
+    pass
+"""
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A folder with mlflow.db and mlruns: a search, its model with an alias, a trace."""
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "src", folder / "src")
+    for name in "hypertune2", "register_model":
+        done = run_script(name, folder, root=folder, MLFLOW_TRACKING_URI="")
+        assert done.returncode == 0, done.stderr
+    assert run([sys.executable, "-c", MORE], folder).returncode == 0
+    return folder
+
+
+@pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
+def target(request, tmp_path):
+    """The URI of a new database with MLflow's tables."""
+    if request.param == "postgresql":
+        postgres = request.getfixturevalue("team").postgres
+        postgres.sql("CREATE ROLE copy LOGIN PASSWORD 'copy'", "CREATE DATABASE copy OWNER copy")
+        uri = f"postgresql+psycopg://copy:copy@127.0.0.1:{postgres.port}/copy"
+    elif request.param == "mariadb":
+        uri = request.getfixturevalue("mariadb")
+    else:
+        uri = f"sqlite:///{tmp_path}/copy.db"
+    assert run(["mlflow", "db", "upgrade", uri], tmp_path).returncode == 0
+    return uri
+
+
+def copy(folder, source, target):
+    return run([sys.executable, SCRIPT, source, target], folder)
+
+
+def rows(uri):
+    """{table: its rows, less the columns with file paths and those that the database computes}."""
+    held = {}
+    with sqlalchemy.create_engine(uri).connect() as database:
+        for table in Base.metadata.sorted_tables:
+            paths = {"artifact_location", "artifact_uri", "storage_location"}
+            columns = [c for c in table.columns if c.name not in paths and not c.computed]
+            found = database.execute(sqlalchemy.select(*columns))
+            held[table.name] = sorted(repr(row) for row in found)
+    return held
+
+
+def test_everything_is_there_and_it_goes_on(source, target):
+    mine = f"sqlite:///{source}/mlflow.db"
+    result = copy(source, "sqlite:///mlflow.db", target)
+    assert result.returncode == 0, result.stderr
+    said = result.stdout.splitlines()
+    assert said[0] == "17 runs, 1 models copied"
+    assert "1 paths of files" in said[1] and said[1].endswith("stayed: file:///srv/other")
+    before, after = rows(mine), rows(target)
+    for name in "runs", "metrics", "params", "trace_info", "registered_model_aliases", "datasets":
+        assert before[name], name
+    assert after == before
+
+    client = MlflowClient(target, registry_uri=target)
+    (search,) = client.search_runs(
+        [client.get_experiment_by_name("hypertune2").experiment_id], "tags.search LIKE '%'"
+    )
+    assert search.info.artifact_uri.startswith("mlflow-artifacts:/")
+    version = client.get_model_version_by_alias("breast-cancer-forest", "staging")
+    assert client.get_model_version_download_uri(version.name, version.version).startswith(
+        ("models:/", "mlflow-artifacts:/")
+    )
+    # New IDs don't collide with the copied ones.
+    known = {e.experiment_id for e in client.search_experiments(view_type=3)}
+    new = client.create_experiment("new", artifact_location="mlflow-artifacts:/new")
+    assert new not in known
+    assert client.create_run(new).info.experiment_id == new
+    client.restore_experiment(client.get_experiment_by_name("gone").experiment_id)
+    assert client.get_experiment_by_name("gone").lifecycle_stage == "active"
+
+    again = copy(source, "sqlite:///mlflow.db", target)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1), again.stderr
+    assert "already, name a new database" in again.stderr
+    assert client.get_run(search.info.run_id).data.params == search.data.params
+
+
+def test_refusals_are_one_sentence(source, tmp_path):
+    new, empty = f"sqlite:///{tmp_path}/new.db", f"sqlite:///{tmp_path}/empty.db"
+    assert run(["mlflow", "db", "upgrade", new], tmp_path).returncode == 0
+    shutil.copy(tmp_path / "new.db", tmp_path / "registry.db")
+    MlflowClient(registry_uri=f"sqlite:///{tmp_path}/registry.db").create_registered_model("kept")
+    shutil.copy(source / "mlflow.db", tmp_path / "older.db")
+    with closing(connect(tmp_path / "older.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+        database.commit()
+    mine, dead = "sqlite:///mlflow.db", f"postgresql+psycopg://127.0.0.1:{free_port()}/x"
+    for one, other, words in [
+        ("sqlite:///typo.db", new, "there is no file typo.db"),
+        ("mlflow.db", new, "Could not parse SQLAlchemy URL"),
+        (mine, empty, "no such table"),
+        (mine, dead, "connection failed"),
+        (f"sqlite:///{tmp_path}/older.db", new, "run `mlflow db upgrade URI` on both"),
+        (mine, f"sqlite:///{tmp_path}/registry.db", "holds registered_models already"),
+    ]:
+        result = copy(source, one, other)
+        assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+        assert result.stderr.startswith("Nothing was copied: ") and words in result.stderr
+    assert not (source / "typo.db").exists()
+    assert rows(new)["runs"] == []
