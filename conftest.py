@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from running import ROOT, WITHOUT_JOBS, Server, free_port, run_script
-from team import Team, missing
+from team import POSTGRES, Team, missing
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 pytest_collect_file = documents.pages.pytest()
@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip("its commands are root's"))
+            elif not POSTGRES and "CI" not in os.environ:
+                item.add_marker(pytest.mark.skip("needs PostgreSQL: apt-get install postgresql"))
 
 
 class Store:

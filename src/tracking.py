@@ -167,20 +167,27 @@ def _ask_server(oldest):
                 raise OSError("the server is older than MLflow 3, upgrade it") from None
     requests_log = logging.getLogger("urllib3.connectionpool")
     requests_log.setLevel(logging.DEBUG)
-    requests_log.addFilter(_say_that_it_waits)
+    requests_log.addFilter(WAITING)
 
 
-def _say_that_it_waits(record, last=[-60]):  # noqa: B006 (when it was said last)
-    """Say once a minute that a server went away; MLflow tries for minutes without a word."""
-    again = re.match("Retry.*/mlflow", record.getMessage())
-    if again and time.monotonic() - last[0] >= 60:
-        last[0] = time.monotonic()
-        print(
-            "The server doesn't answer, or fails. MLflow goes on trying for some minutes: start it "
-            "again and this script goes on, or end it by Ctrl-C",
-            file=sys.stderr,
-        )
-    return record.levelno > logging.DEBUG  # the others, for whoever logs them
+class _Waiting(logging.Filter):
+    """Says once a minute that a server went away; MLflow tries for minutes without a word."""
+
+    said = -60
+
+    def filter(self, record):
+        again = re.match("Retry.*/mlflow", record.getMessage())
+        if again and time.monotonic() - self.said >= 60:
+            self.said = time.monotonic()
+            print(
+                "The server doesn't answer, or fails. MLflow goes on trying for some minutes: "
+                "start it again and this script goes on, or end it by Ctrl-C",
+                file=sys.stderr,
+            )
+        return record.levelno > logging.DEBUG  # the rest is for whoever logs it
+
+
+WAITING = _Waiting()
 
 
 def _interrupt(number, frame):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,6 +51,18 @@ def at_once(*calls):
 def run_script(name, cwd, root=ROOT, **env):
     """Run src/NAME.py without arguments; return the finished process with its text."""
     return run([sys.executable, root / "src" / f"{name}.py"], cwd, **env)
+
+
+def clone_with_remote(folder, address):
+    """Make FOLDER a git repo that holds src/, as if it were cloned from ADDRESS."""
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for command in [
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m"],
+        ["remote", "add", "origin", address],
+    ]:
+        subprocess.run(["git", *command], cwd=folder, check=True)
 
 
 def free_port():

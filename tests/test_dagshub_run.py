@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,17 @@ import pytest
 import requests
 from dagshub_standin import REPO, TOKEN, USER, DagsHub
 from mlflow import MlflowClient
-from running import ENV, ROOT, WITHOUT_JOBS, Server, at_once, free_port, run, run_script
+from running import (
+    ENV,
+    ROOT,
+    WITHOUT_JOBS,
+    Server,
+    at_once,
+    clone_with_remote,
+    free_port,
+    run,
+    run_script,
+)
 
 SCRIPT = ROOT / "src" / "dagshub_run.py"
 LOOKED_UP = ["GET /api/v1/user", f"GET /api/v1/repos/{REPO}"]
@@ -90,14 +99,8 @@ def site(server):
 def test_run_on_dagshub(server, site, tmp_path):
     """From a clone whose remote holds the token, as `git clone https://USER:TOKEN@` leaves it."""
     clone = tmp_path / "clone"
-    shutil.copytree(ROOT / "src", clone / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    for command in [
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m"],
-        ["remote", "add", "origin", f"https://{USER}:{TOKEN}@dagshub.com/{REPO}.git"],
-    ]:
-        subprocess.run(["git", *command], cwd=clone, check=True)
+    clone.mkdir()
+    clone_with_remote(clone, f"https://{USER}:{TOKEN}@dagshub.com/{REPO}.git")
 
     result = lesson(tmp_path, site.host, clone)
     assert (result.returncode, result.stderr) == (0, "")

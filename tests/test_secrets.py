@@ -1,13 +1,11 @@
 """No secret in the repo, in what a run stores, or in what a script prints."""
 
 import re
-import shutil
-import subprocess
 from contextlib import closing
 from sqlite3 import connect
 
 import pytest
-from running import ROOT, run_script
+from running import ROOT, clone_with_remote, run_script
 from test_repo import tracked_files
 
 SECRET = "s3cret-0f-ada"
@@ -54,14 +52,7 @@ def test_the_search_finds(kind, text):
 
 def test_a_token_in_the_git_remote_is_not_stored(tmp_path):
     """Where `git clone https://ada:TOKEN@host/repo` leaves it; MLflow tags runs with the remote."""
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    for command in [
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m"],
-        ["remote", "add", "origin", f"https://ada:{SECRET}@example.com/repo.git"],
-    ]:
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    clone_with_remote(tmp_path, f"https://ada:{SECRET}@example.com/repo.git")
     for name in "basic_run", "autolog", "log_dataset":
         result = run_script(name, tmp_path, root=tmp_path, MLFLOW_TRACKING_URI="")
         assert result.returncode == 0, result.stderr
