@@ -82,7 +82,8 @@ def connect(oldest: int = 3) -> str:
     if os.environ.pop("MLFLOW_RUN_ID", None):
         print("MLFLOW_RUN_ID is ignored: it would send what this script logs into that old run")
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # no INFO line for every table created
-    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # nor a traceback, see _explain
+    for name in "mlflow.store.db", "sqlalchemy.pool":  # nor a traceback, see _explain
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # nor two lines for every run
     named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     uri = named or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"

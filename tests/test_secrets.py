@@ -17,7 +17,7 @@ LOOKS_SECRET = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "40 hexadecimal digits, as tokens of DagsHub have": r"(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])",
     # Of examples: the tests' own words, variables, and placeholders.
-    "a password in an address": r"\w+://[^\s/:@'\"{}$]+:(?!TOKEN|bench@|maria@|s3cret)[^\s/@'\"{}$]+@\w",
+    "a password in an address": r"\w+://[^\s/:@'\"{}$]+:(?!TOKEN|bench@|copy@|maria@|s3cret)[^\s/@'\"{}$]+@\w",
     "a value for a secret": r"^(export )?(?!MLFLOW_TRACKING)\w*(PASSWORD|SECRET|TOKEN|_KEY)\w*="
     r"(?![$\"'(]|\.\.\.|mlflow$)\S",
 }
