@@ -19,7 +19,7 @@ def test_version_comes_from_the_newest_search(store):
 def test_registering_again_makes_no_second_version(store):
     store.run("hypertune2")
     store.run("register_model")
-    result = run_script("register_model", store.folder, MLFLOW_TRACKING_URI=store.uri)
+    result = run_script("register_model", store.folder, **store.env)
     assert result.returncode == 0, result.stderr
     assert len(store.client.search_model_versions(f"name = '{NAME}'")) == 1
 
