@@ -157,13 +157,8 @@ def end(namespace):
     Path(f"{page.folder}.exports").unlink(missing_ok=True)
     for path, start, source, printed in reversed(page.edits):
         text = path.read_text()
-        before, shown, after = (
-            text[:start],
-            text[start:][: len(source)],
-            text[start + len(source) :],
-        )
-        assert shown == source, f"{path.name} was changed while it was run"
-        path.write_text(before + printed + after)
+        assert text.startswith(source, start), f"{path.name} was changed while it was run"
+        path.write_text(text[:start] + printed + text[start + len(source) :])
 
 
 def evaluator(kind):

@@ -145,8 +145,6 @@ class Team:
             env[key] = self.here(value) if key not in self.secrets else value
         if "MLFLOW_AUTH_CONFIG_PATH" in env:
             env["MLFLOW_AUTH_CONFIG_PATH"] = str(ROOT / env["MLFLOW_AUTH_CONFIG_PATH"])
-        if "PGPORT" in env:
-            env["PGPORT"] = self.ports["5432"]
         return env
 
     def start_s3(self):
