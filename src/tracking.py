@@ -15,6 +15,8 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -192,9 +194,26 @@ WAITING = _Waiting()
 
 
 def _interrupt(number, frame):
-    """End the run as FAILED on SIGTERM too, and without long retries where the server is gone."""
+    """End the run as FAILED on SIGTERM too, and without long retries where the server is gone.
+
+    A call of MLflow ends first, unless it waits for a server or this is the second time: one that
+    is left in the middle can keep SQLite locked, so that the run's own end fails.
+    """
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    stack = [(each, each.f_globals.get("__name__", "")) for each, _ in traceback.walk_stack(frame)]
+    calls = [each for each, name in stack if name.startswith("mlflow.tracking")]
+    waits = any(name.startswith("urllib3") for _, name in stack)
+    if calls and not waits and not sys.getprofile():
+        return sys.setprofile(partial(_interrupt_after, calls[-1]))
+    sys.setprofile(None)
     raise KeyboardInterrupt
+
+
+def _interrupt_after(call, frame, event, value):
+    """Raise it where CALL returns."""
+    if frame is call and event == "return":
+        sys.setprofile(None)
+        raise KeyboardInterrupt
 
 
 def _hidden(text):

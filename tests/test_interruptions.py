@@ -83,6 +83,42 @@ def test_interrupted_search_is_failed_and_keeps_its_children(folder, number):
         assert len(child.data.params) == 2 and len(child.data.metrics) == 9
 
 
+INTERRUPTED_AGAIN_AND_AGAIN = """
+import random, signal
+import mlflow
+from tracking import connect
+
+connect()
+experiment_id = mlflow.set_experiment("interrupted").experiment_id
+signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGINT))
+moments = random.Random(42)
+for attempt in range(40):
+    try:
+        with mlflow.start_run(experiment_id=experiment_id):
+            signal.setitimer(signal.ITIMER_REAL, 0.1 * moments.random())
+            while True:
+                with mlflow.start_run(experiment_id=experiment_id, nested=True):
+                    mlflow.log_params({"depth": 2, "trees": 16})
+    except KeyboardInterrupt:
+        while mlflow.active_run():
+            mlflow.end_run("FAILED")
+"""
+
+
+def test_whenever_an_interrupt_comes_the_run_is_ended(folder):
+    # One in the middle of a transaction would leave it open, and the database locked.
+    env = {"MLFLOW_TRACKING_URI": uri(folder), "PYTHONPATH": str(ROOT / "src")}
+    result = run([sys.executable, "-c", INTERRUPTED_AGAIN_AND_AGAIN], folder, timeout=120, **env)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    runs = runs_in(folder, "interrupted")
+    parents = [each for each in runs if "mlflow.parentRunId" not in each.data.tags]
+    assert [each.info.status for each in parents] == ["FAILED"] * 40
+    assert {each.info.status for each in runs} == {"FAILED", "FINISHED"}
+    for each in runs:
+        if each.info.status == "FINISHED":
+            assert each.data.params == {"depth": "2", "trees": "16"}
+
+
 def test_killed_search_stays_running_and_the_next_one_is_whole(folder):
     code, _ = interrupt_search(folder, signal.SIGKILL)
     assert code == -signal.SIGKILL
@@ -272,7 +308,7 @@ def test_a_left_over_run_id_is_ignored_and_said(folder, name):
 )
 def test_an_experiment_in_the_environment_does_not_divert_a_lesson(folder, env):
     result = run_script("log_dataset", folder, MLFLOW_TRACKING_URI=uri(folder), **env)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
     assert len(runs_in(folder, "log-dataset")) == 2
     assert not MlflowClient(uri(folder)).get_experiment_by_name("elsewhere")
     assert not MlflowClient(uri(folder)).search_runs(["0"])
