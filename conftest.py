@@ -13,6 +13,7 @@ import documents
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from registry import Registry
 from running import ROOT, WITHOUT_JOBS, Server, free_port, run_script
 from team import POSTGRES, Team, missing
 
@@ -171,3 +172,28 @@ def unchanged_checkout(tmp_path_factory):
     before = checkout_state()
     yield
     assert checkout_state() == before, "the tests changed the checkout"
+
+
+@pytest.fixture(scope="session")
+def staged_once(tmp_path_factory):
+    registry = Registry(tmp_path_factory.mktemp("registry"))
+    registry.search(16)
+    registry.done("register_model")
+    registry.done("promote_model")
+    registry.search(64)
+    registry.done("register_model")
+    return registry
+
+
+@pytest.fixture
+def staged(staged_once, tmp_path):
+    """A registry with version 1 in production and version 2 in staging."""
+    return staged_once.copy(tmp_path)
+
+
+@pytest.fixture
+def empty_registry(tmp_path):
+    """A store with nothing in it."""
+    registry = Registry(tmp_path)
+    registry.client.search_experiments()
+    return registry

@@ -66,4 +66,4 @@ same = mlflow.data.from_pandas(table).digest == mlflow.data.from_pandas(edited).
 print(f"Trap 2: row 15,000 of 20,000 edited, same digest: {same}")
 
 print(f'Run "{run.info.run_name}", ID {run.info.run_id}')
-print("Next: python src/register_model.py")
+print("Next: python src/compare_runs.py")

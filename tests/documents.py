@@ -4,8 +4,8 @@
     python -m pytest README.md docs --refresh    run, and write what is printed into the pages
 
 ```bash     is run; it must succeed, or end as `<!-- exits: 1 -->` before it says. `mlflow ui`,
-            `mlflow server` and `rclone serve` without that run in the background until the page
-            ends, or starts another one on the same port.
+            `mlflow server`, `mlflow models serve` and `rclone serve` without that run in the
+            background until the page ends, or starts another one on the same port.
 ```python   must stand in a script of src/ word for word, or run alone in a new process.
 ```text     is all that the block before it printed; a line `...` stands for lines left out.
 
@@ -23,17 +23,18 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from running import ENV, ROOT, WITHOUT_JOBS, Service, free_port
+from running import ENV, ROOT, WITHOUT_JOBS, Service, free_port, make_repo
 from sybil import Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from team import Postgres
 
-PORTS = ["5000", "5001", "5432", "9000"]
+PORTS = ["5000", "5001", "5002", "5432", "9000"]
 SERVER = re.compile(
-    r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server)|rclone serve)\b"
+    r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server|models serve)|rclone serve)\b"
     r".* --(?:port|addr) (?:[\d.]+:)?(\d+)\b.*\n$"
 )
 VARIES = [  # what differs from run to run, and what stands for it
+    (r"\b[0-9a-f]{40}\b", "<commit>"),
     (r"\b[0-9a-f]{32}\b", "<ID>"),
     (r"\b\d{18}\b", "<experiment ID>"),
     (r"\b[0-9a-f]{12}\b", "<revision>"),
@@ -52,6 +53,7 @@ class Page:
             source = ROOT / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, self.folder / name)
+        make_repo(self.folder)
         (self.folder / ".venv").symlink_to(sys.prefix)
         self.ports = {port: str(free_port()) for port in PORTS}
         settings = self.folder / "server" / ".env.example"
@@ -107,6 +109,7 @@ class Page:
         if port in self.servers:
             self.servers.pop(port).stop()
         path = "/health" if "mlflow" in server[0] else ""
+        path = "/ping" if "mlflow models" in server[0] else path
         bash = ["bash", "-ec", command]
         env = self.env | WITHOUT_JOBS
         self.servers[port] = Service(bash, self.folder, port, path=path, **env)

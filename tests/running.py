@@ -48,21 +48,26 @@ def at_once(*calls):
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
-def run_script(name, cwd, root=ROOT, **env):
-    """Run src/NAME.py without arguments; return the finished process with its text."""
-    return run([sys.executable, root / "src" / f"{name}.py"], cwd, **env)
+def run_script(name, cwd, *args, root=ROOT, **env):
+    """Run src/NAME.py; return the finished process with its text."""
+    return run([sys.executable, root / "src" / f"{name}.py", *args], cwd, **env)
+
+
+def make_repo(folder):
+    """Make FOLDER a git repo with one commit of all that is in it."""
+    for command in [
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m"],
+    ]:
+        subprocess.run(["git", *command], cwd=folder, check=True)
 
 
 def clone_with_remote(folder, address):
     """Make FOLDER a git repo that holds src/, as if it were cloned from ADDRESS."""
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    for command in [
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m"],
-        ["remote", "add", "origin", address],
-    ]:
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    make_repo(folder)
+    subprocess.run(["git", "remote", "add", "origin", address], cwd=folder, check=True)
 
 
 def free_port():

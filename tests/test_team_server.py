@@ -1,6 +1,7 @@
 """The team's server with real parts, what its users meet when a part fails, and its page."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from unittest.mock import patch
 
 import boto3
 import pytest
@@ -16,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from doc_tables import DOCS, rows
 from mlflow import MlflowClient
+from mlflow.server import get_app_client
 from mlflow.server.auth import permissions
 from running import ENV, ROOT, WITHOUT_JOBS, Service, at_once, free_port, run, run_script
 from team import COMPOSE, FOLDER, missing
@@ -105,7 +108,7 @@ def test_one_user_cannot_write_where_another_owns(team, tmp_path):
     for name in "hypertune2", "register_model":
         assert run_script(name, tmp_path, **team.client("ada")).returncode == 0
     before = len(runs_of(team, "hypertune2"))
-    for name in "hypertune2", "register_model":
+    for name in "hypertune2", "register_model", "promote_model":
         began = time.monotonic()
         result = run_script(name, tmp_path, **team.client("bob"))
         one_sentence(result, "this user or host name isn't allowed, ask whoever runs the server")
@@ -119,6 +122,17 @@ def test_one_user_cannot_write_where_another_owns(team, tmp_path):
         timeout=30,
     )
     assert experiment.json()["experiment"]["name"] == "hypertune2"
+
+
+def test_moving_an_alias_takes_edit_on_the_model(team, tmp_path):
+    for name in "hypertune2", "register_model":
+        assert run_script(name, tmp_path, **team.client("ada")).returncode == 0
+    with patch.dict(os.environ, team.client("ada")):
+        owner = get_app_client("basic-auth", tracking_uri=team.uri)
+        owner.grant_user_permission("bob", "registered_model", "breast-cancer-forest", "EDIT")
+    result = run_script("promote_model", tmp_path, **team.client("bob"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "@production is version" in result.stdout
 
 
 def test_the_table_of_permissions_is_true():

@@ -1,0 +1,59 @@
+"""Predict with the model in production, as a program does that knows nothing but its name.
+
+What you learn: load by alias, and what the signature refuses before the model sees it.
+
+    python src/score_model.py           (after src/promote_model.py)
+
+In the UI: Model training > Model registry > breast-cancer-forest > the version > its model: the
+signature is listed there.
+"""
+
+# %% Settings
+import mlflow
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from sklearn.datasets import load_breast_cancer
+from sklearn.model_selection import train_test_split
+
+from tracking import connect
+
+SEED = 42
+NAME = "breast-cancer-forest"
+
+connect()
+client = mlflow.MlflowClient()
+
+# %% Load what `production` points to; it is looked up once, here, so a restart follows the alias
+registered = client.search_registered_models(f"name = '{NAME}'")
+number = registered[0].aliases.get("production") if registered else None
+if not number:
+    raise SystemExit(
+        "No version is in production: run python src/promote_model.py, "
+        "or with rollback after it where one was"
+    )
+try:
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}@production")
+except Exception as error:  # each kind of model and of store raises its own
+    raise SystemExit(
+        f"Version {number}, in production, doesn't load: {error}; "
+        "go back by python src/promote_model.py rollback"
+    ) from None
+
+# %% Score the rows that no search saw
+data = load_breast_cancer(as_frame=True)
+_, test = train_test_split(data.frame.astype(float), test_size=0.2, random_state=SEED)
+rows = test.drop(columns="target")
+predicted = model.predict(rows)
+names = dict(enumerate(data.target_names))
+table = pd.DataFrame({"actual": test["target"], "predicted": predicted}).replace(names)
+print(table.head(8).to_string(index_names=False))
+print(f"Version {number} of {NAME} is right on {sum(predicted == test['target'])} of {len(test)}")
+
+# %% The signature: columns in another order are sorted, one that is missing or text is refused
+assert (model.predict(rows[rows.columns[::-1]]) == predicted).all()
+for wrong in rows.drop(columns="mean radius"), rows.astype({"mean radius": str}):
+    try:
+        model.predict(wrong)
+    except MlflowException as error:
+        print(f"Refused: {str(error).rpartition('Error: ')[2]}")
+print("Next: serve it, see the README")

@@ -1,0 +1,139 @@
+"""A model registry in a state that a test needs, in seconds."""
+
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from types import SimpleNamespace
+
+import mlflow
+from mlflow import MlflowClient
+from running import ROOT, run, run_script
+
+NAME = "breast-cancer-forest"
+# What hypertune2 leaves, without the search: a run with the tag, the data, one child and a model.
+SEARCH = """
+import sys
+import mlflow
+from mlflow.models import infer_signature
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import train_test_split
+from tracking import connect
+
+connect()
+mlflow.set_experiment("hypertune2")
+data = load_breast_cancer(as_frame=True).frame.astype(float)
+train, test = train_test_split(data, test_size=float(sys.argv[1]), random_state=42)
+X, y = train.drop(columns="target"), train["target"]
+for trees in sys.argv[2:]:
+    forest = RandomForestClassifier(int(trees), max_depth=2 + int(trees) // 16, random_state=42)
+    forest.fit(X, y)
+    with mlflow.start_run(run_name="search", tags={"search": "breast-cancer-forest"}) as run:
+        for split, name in (train, "training"), (test, "testing"):
+            dataset = mlflow.data.from_pandas(
+                split, name=f"breast-cancer-{name}", targets="target", source="https://example.com"
+            )
+            mlflow.log_input(dataset, context=name)
+        with mlflow.start_run(run_name=f"{trees} trees", nested=True):
+            mlflow.log_metric("rank_test_score", 1)
+        mlflow.sklearn.log_model(
+            forest,
+            name="best-forest",
+            signature=infer_signature(X, forest.predict(X)),
+            skops_trusted_types=["sklearn.tree._tree.Tree"],
+            pip_requirements=["scikit-learn"],
+        )
+    print("run", run.info.run_id)
+"""
+
+
+class Registry:
+    """A SQLite store in a folder, the scripts on it, and what it holds."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.client = MlflowClient(self.uri, registry_uri=self.uri)
+
+    def search(self, *trees, test_size=0.2):
+        """Log a finished search whose best forest has so many trees; return the last one's run."""
+        result = run(
+            [sys.executable, "-c", SEARCH, str(test_size), *map(str, trees)],
+            self.folder,
+            PYTHONPATH=str(ROOT / "src"),
+            MLFLOW_TRACKING_URI=self.uri,
+        )
+        assert result.returncode == 0, result.stderr
+        return self.client.get_run(result.stdout.split()[-1])
+
+    def script(self, name, *args, **env):
+        """Run the script; what it printed, less connect()'s lines, and its exit code."""
+        result = run_script(name, self.folder, *args, MLFLOW_TRACKING_URI=self.uri, **env)
+        assert "Traceback" not in result.stderr
+        printed = "".join(result.stdout.splitlines(keepends=True)[2:])
+        return SimpleNamespace(printed=printed, error=result.stderr, code=result.returncode)
+
+    def done(self, name, *args):
+        """Run the script, with success; what it printed."""
+        result = self.script(name, *args)
+        assert result.code == 0, result.error
+        return result.printed
+
+    def refused(self, name, *args):
+        """Run the script, which must refuse, and change nothing; its sentence."""
+        before = self.state()
+        result = self.script(name, *args)
+        assert (result.code, result.error.count("\n")) == (1, 1), result.error
+        assert self.state() == before
+        return result.error
+
+    def aliases(self):
+        """The version that each alias points to."""
+        return dict(self.client.get_registered_model(NAME).aliases)
+
+    def tags(self, number):
+        return self.client.get_model_version(NAME, str(number)).tags
+
+    def state(self):
+        """All that the registry holds."""
+        models = self.client.search_registered_models()
+        versions = self.client.search_model_versions()
+        return [
+            [(each.name, each.aliases, each.tags, each.description) for each in models],
+            [(each.version, each.source, each.tags, each.description) for each in versions],
+        ]
+
+    def register_by_hand(self, number):
+        """Make another version of the model of version NUMBER."""
+        source = self.client.get_model_version(NAME, str(number)).source
+        code = (
+            f"from mlflow import MlflowClient; MlflowClient().create_model_version(*{NAME, source})"
+        )
+        command = [sys.executable, "-c", code]
+        assert run(command, self.folder, MLFLOW_TRACKING_URI=self.uri).returncode == 0
+
+    def delete(self, number):
+        self.client.delete_model_version(NAME, str(number))
+
+    def lose_files(self, number):
+        """Let the version's model be where there is nothing."""
+        source = self.client.get_model_version(NAME, str(number)).source
+        with closing(sqlite3.connect(self.folder / "mlflow.db")) as database, database:
+            for change, key in [
+                ("logged_models SET artifact_location = ? WHERE model_id = ?", source[8:]),
+                ("model_versions SET storage_location = ? WHERE version = ?", number),
+            ]:
+                gone = str(self.folder / "gone")
+                assert database.execute(f"UPDATE {change}", (gone, key)).rowcount == 1
+
+    def load(self, number):
+        """The version's model, loaded in this process."""
+        source = self.client.get_model_version(NAME, str(number)).source
+        model = self.client.get_logged_model(source.removeprefix("models:/"))
+        return mlflow.pyfunc.load_model(model.artifact_location)
+
+    def copy(self, folder):
+        """A copy of the store; the models' files stay where they are."""
+        shutil.copy(self.folder / "mlflow.db", folder)
+        return Registry(folder)
