@@ -19,7 +19,7 @@ from tracking import connect
 
 NAME = "breast-cancer-forest"
 
-action, *number = sys.argv[1:] or ["promote"]
+action, *number = sys.argv[1:] or ["promote"]  # in a notebook, write the right side yourself
 if (action, len(number)) not in [("promote", 0), ("rollback", 0), ("retire", 1)]:
     raise SystemExit("After the script's name write nothing, rollback, or retire and a version")
 

@@ -116,5 +116,5 @@ for child in client.search_runs([search.info.experiment_id], chosen, max_results
     print(f"  child   {child.info.run_name}, {child.info.run_id}")
 for given in search.inputs.dataset_inputs:
     print(f"  data    {given.dataset.name}, digest {given.dataset.digest}")
-print(f"  code    git commit {search.data.tags.get('mlflow.source.git.commit', 'unknown')}")
+print(f"  code    git commit {search.data.tags.get('mlflow.source.git.commit', 'unknown')[:12]}")
 print("Next: python src/promote_model.py")

@@ -34,7 +34,6 @@ SERVER = re.compile(
     r".* --(?:port|addr) (?:[\d.]+:)?(\d+)\b.*\n$"
 )
 VARIES = [  # what differs from run to run, and what stands for it
-    (r"\b[0-9a-f]{40}\b", "<commit>"),
     (r"\b[0-9a-f]{32}\b", "<ID>"),
     (r"\b\d{18}\b", "<experiment ID>"),
     (r"\b[0-9a-f]{12}\b", "<revision>"),

@@ -66,11 +66,13 @@ def test_production_that_fails_to_load_is_no_baseline(staged):
     assert error.startswith(f"Can't load models:/{NAME}/1, so nothing can be compared with it: ")
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_to_load_is_refused(staged):
     staged.lose_files(2)
     assert staged.refused("register_model").startswith("Can't load models:/m-")
 
 
+@pytest.mark.slow
 def test_a_search_that_held_back_other_rows_is_refused(staged):
     run = staged.search(64, test_size=0.3)
     assert staged.refused("register_model") == (
@@ -78,6 +80,7 @@ def test_a_search_that_held_back_other_rows_is_refused(staged):
     )
 
 
+@pytest.mark.slow
 def test_a_model_registered_elsewhere_under_this_name_is_no_obstacle(empty_registry):
     empty_registry.client.create_registered_model(NAME)
     empty_registry.search(16)
