@@ -13,6 +13,7 @@ compare.
 import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
+import pandas as pd
 import seaborn as sns
 
 from tracking import connect
@@ -42,7 +43,7 @@ children = mlflow.search_runs(
     order_by=[f"metrics.{SCORE} DESC"],
 )
 if children.empty:
-    raise SystemExit(f"No child of the search {parent.run_id} has a {SCORE}")
+    raise SystemExit(f"No child of the search {parent.run_id} has a {SCORE} of 0 or more")
 
 # %% Those that didn't finish, only counted; the client gives one page, of 1,000, without a word
 query = [parent.experiment_id], f"{child} AND attributes.status != 'FINISHED'"
@@ -53,8 +54,11 @@ while page.token:
     unfinished += len(page)
 
 # %% As numbers: every param comes as text, where "16" > "128", and None as "None": no limit here
-table = children[[f"params.{name}" for name in PARAMS]].replace("None", "inf").astype(float)
-table = table.set_axis(PARAMS, axis="columns").assign(**{SCORE: children[f"metrics.{SCORE}"]})
+table = children.reindex(columns=[f"params.{name}" for name in PARAMS]).replace("None", "inf")
+table = table.apply(pd.to_numeric, errors="coerce").set_axis(PARAMS, axis="columns")
+table = table.assign(**{SCORE: children[f"metrics.{SCORE}"]}).dropna()
+if table.empty:
+    raise SystemExit(f"No child of the search {parent.run_id} has numbers for {PARAMS}")
 
 
 def label(value):
@@ -93,7 +97,8 @@ sns.despine(ax=axes, left=True, bottom=True)
 # %% Beside the search's own files. start_run(run_id=...) would set it RUNNING, then a new end time
 client.log_figure(parent.run_id, heatmap, "compare/heatmap.png")
 client.log_figure(parent.run_id, parallel, "compare/parallel.png")
-csv = children.sort_index(axis="columns").to_csv(index=False, lineterminator="\n")
+order = sorted(children, key=lambda name: (not name.startswith(("metrics.", "params.")), name))
+csv = children[order].to_csv(index=False, lineterminator="\n")
 client.log_text(parent.run_id, csv, "compare/children.csv")
 
 # %% The best run of every search, as hypertune2 wrote it on the parents

@@ -34,19 +34,18 @@ def read_aliases():
     return {k: str(v) for each in registered for k, v in each.aliases.items()}
 
 
-def take_over(number):
-    """Let `production` point to version NUMBER if it loads, and if nobody else was quicker."""
+def check(number):
+    """Stop unless version NUMBER loads, and `production` is still where it was."""
     try:
         mlflow.pyfunc.load_model(f"models:/{NAME}/{number}")
     except Exception as error:  # each kind of model and of store raises its own
-        raise SystemExit(f"Version {number} doesn't load, nothing is changed: {error}") from None
+        if "API request" in str(error):
+            raise  # the server's fault, not the model's
+        reason = f"{error!r:.200}"
+        raise SystemExit(f"Version {number} doesn't load, nothing is changed: {reason}") from None
     now = read_aliases().get("production")
     if now != production:
         raise SystemExit(f"Production has just become {now or 'none'}: look at it, and try again")
-    if action == "promote" and production:
-        client.set_registered_model_alias(NAME, "previous", production)
-    client.set_registered_model_alias(NAME, "production", number)
-    print(f"models:/{NAME}@production is version {number}, it was {production or 'none'}")
 
 
 aliases = read_aliases()
@@ -60,24 +59,31 @@ if action == "promote":
         print(f"Version {staging} is in production already")
         sys.exit()
     tags = client.get_model_version(NAME, staging).tags
-    if tags.get("gate_against") != (production or "none"):
+    passed = tags.get("status") == "validated" and tags.get("gate_against")
+    if passed != (production or "none"):
         raise SystemExit(
             f"Version {staging} hasn't passed the gate against what is in production now, "
             f"{production or 'none'}: run python src/register_model.py"
         )
-    take_over(staging)
+    check(staging)
+    if production:
+        client.set_registered_model_alias(NAME, "previous", production)
+    client.set_registered_model_alias(NAME, "production", staging)
+    print(f"models:/{NAME}@production is version {staging}, it was {production or 'none'}")
     print("Next: python src/score_model.py")
 
-# %% Roll back; also where the version in production was deleted, and its alias with it
+# %% Roll back: first mark what failed, then move the alias, so that a half one can be repeated
 if action == "rollback":
     if not previous or previous == production:
-        raise SystemExit("No version was replaced: there is nothing to go back to")
-    take_over(previous)
-    client.delete_registered_model_alias(NAME, "previous")
-    if production:
+        raise SystemExit("The alias previous points to no other version: nothing to go back to")
+    check(previous)
+    if production:  # else that version was deleted, and its aliases with it
         client.set_model_version_tag(NAME, production, "status", "rolled back")
         if staging == production:
             client.delete_registered_model_alias(NAME, "staging")
+    client.set_registered_model_alias(NAME, "production", previous)
+    client.delete_registered_model_alias(NAME, "previous")
+    print(f"models:/{NAME}@production is version {previous}, it was {production or 'none'}")
 
 # %% Retire: no alias, a tag, and loadable by number for whoever must explain an old prediction
 if action == "retire":
@@ -85,10 +91,9 @@ if action == "retire":
     if number == production:
         raise SystemExit(f"Version {number} is in production: promote another, or roll back, first")
     found = client.search_model_versions(f"name = '{NAME}'")
-    existing = sorted(str(version.version) for version in found)
+    existing = [str(each) for each in sorted(int(version.version) for version in found)]
     if number not in existing:
-        there = ", ".join(existing) or "none"
-        raise SystemExit(f"There is no version {number}; there are {there}")
+        raise SystemExit(f"There is no version {number}; there are {', '.join(existing) or 'none'}")
     for alias in [alias for alias, version in aliases.items() if version == number]:
         client.delete_registered_model_alias(NAME, alias)
     client.set_model_version_tag(NAME, number, "status", "retired")

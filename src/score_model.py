@@ -23,7 +23,7 @@ NAME = "breast-cancer-forest"
 connect()
 client = mlflow.MlflowClient()
 
-# %% Load what `production` points to; it is looked up once, here, so a restart follows the alias
+# %% Load what `production` points to. It is looked up here, once: a restart follows the alias
 registered = client.search_registered_models(f"name = '{NAME}'")
 number = registered[0].aliases.get("production") if registered else None
 if not number:
@@ -32,11 +32,13 @@ if not number:
         "or with rollback after it where one was"
     )
 try:
-    model = mlflow.pyfunc.load_model(f"models:/{NAME}@production")
+    model = mlflow.pyfunc.load_model(f"models:/{NAME}/{number}")
 except Exception as error:  # each kind of model and of store raises its own
+    if "API request" in str(error):
+        raise  # the server's fault, not the model's
     raise SystemExit(
-        f"Version {number}, in production, doesn't load: {error}; "
-        "go back by python src/promote_model.py rollback"
+        f"Version {number}, in production, doesn't load: {error!r:.200}; "
+        "if the model is at fault, go back by python src/promote_model.py rollback"
     ) from None
 
 # %% Score the rows that no search saw

@@ -26,11 +26,11 @@ mlflow.set_experiment("hypertune2")
 data = load_breast_cancer(as_frame=True).frame.astype(float)
 train, test = train_test_split(data, test_size=float(sys.argv[1]), random_state=42)
 X, y = train.drop(columns="target"), train["target"]
-for trees in sys.argv[2:]:
-    forest = RandomForestClassifier(int(trees), max_depth=2 + int(trees) // 16, random_state=42)
-    forest.fit(X, y)
+for trees in map(int, sys.argv[3:]):
+    forest = RandomForestClassifier(trees or 1, max_depth=2 + trees // 16, random_state=42)
+    forest.fit(X, y if trees else 1 - y)  # no trees: one that has learnt the contrary
     with mlflow.start_run(run_name="search", tags={"search": "breast-cancer-forest"}) as run:
-        for split, name in (train, "training"), (test, "testing"):
+        for split, name in zip((train, test), sys.argv[2].split(), strict=True):
             dataset = mlflow.data.from_pandas(
                 split, name=f"breast-cancer-{name}", targets="target", source="https://example.com"
             )
@@ -56,10 +56,10 @@ class Registry:
         self.uri = f"sqlite:///{folder}/mlflow.db"
         self.client = MlflowClient(self.uri, registry_uri=self.uri)
 
-    def search(self, *trees, test_size=0.2):
+    def search(self, *trees, test_size=0.2, contexts="training testing"):
         """Log a finished search whose best forest has so many trees; return the last one's run."""
         result = run(
-            [sys.executable, "-c", SEARCH, str(test_size), *map(str, trees)],
+            [sys.executable, "-c", SEARCH, str(test_size), contexts, *map(str, trees)],
             self.folder,
             PYTHONPATH=str(ROOT / "src"),
             MLFLOW_TRACKING_URI=self.uri,

@@ -31,8 +31,9 @@ def test_life_of_a_model(store):
     assert version(1).tags == {
         "status": "validated",
         "gate_against": "none",
+        "gate_run": version(1).tags["gate_run"],
         "accuracy_score": "0.9649",
-        "roc_auc": "0.9961",
+        "false_positives": "3",
     }
     assert first.info.run_id in version(1).description
 
@@ -44,7 +45,7 @@ def test_life_of_a_model(store):
     data = {each.dataset.name: each.dataset.digest for each in first.inputs.dataset_inputs}
     commit = first.data.tags["mlflow.source.git.commit"]
     assert printed.endswith(
-        f"models:/{NAME}@staging is version 1, accuracy_score 0.9649, roc_auc 0.9961, from\n"
+        f"models:/{NAME}@staging is version 1, accuracy_score 0.9649, false_positives 3, from\n"
         f"  model   best-forest, {model.model_id}\n"
         f"  search  grid search, {first.info.run_id}\n"
         f"  child   128 trees, depth 8, {best.info.run_id}\n"
@@ -89,13 +90,19 @@ def test_rolling_back_twice_is_refused_and_so_is_promoting_what_was_rolled_back(
     staged.done("promote_model")
     staged.done("promote_model", "rollback")
     assert staged.refused("promote_model", "rollback") == (
-        "No version was replaced: there is nothing to go back to\n"
+        "The alias previous points to no other version: nothing to go back to\n"
     )
     assert "No version is in staging" in staged.refused("promote_model")
-    # After another look at it, by the gate, it may be promoted again.
+    # Nor does the gate let it through again, though it would pass; a newer search's model it does.
+    assert staged.refused("register_model") == (
+        "Version 2 has this model and is rolled back: search again first\n"
+    )
+    staged.client.set_registered_model_alias(NAME, "staging", "2")
+    assert "hasn't passed the gate" in staged.refused("promote_model")
+    staged.search(64)
     staged.done("register_model")
     staged.done("promote_model")
-    assert staged.aliases() == {"production": 2, "staging": 2, "previous": 1}
+    assert staged.aliases() == {"production": 3, "staging": 3, "previous": 1}
 
 
 @pytest.mark.slow
@@ -201,6 +208,22 @@ def test_a_promotion_that_another_one_overtakes_gives_way(staged):
     assert result.returncode == 1
     assert result.stderr == "Production has just become 3: look at it, and try again\n"
     assert staged.aliases() == {"production": 3, "staging": 2}
+
+
+@pytest.mark.parametrize(
+    "call", ["set_model_version_tag", "delete_registered_model_alias", "set_registered_model_alias"]
+)
+def test_a_rollback_that_is_killed_can_be_repeated(staged, call):
+    staged.done("promote_model")
+    code = meddling("promote_model.py", f"MlflowClient.{call}", "import os; os._exit(9)")
+    code = code.replace("['promote_model.py']", "['promote_model.py', 'rollback']")
+    env = ENV | {"MLFLOW_TRACKING_URI": staged.uri, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.run([sys.executable, "-c", code], cwd=staged.folder, env=env)
+    assert process.returncode == 9
+    assert staged.aliases()["production"] == 2
+    staged.done("promote_model", "rollback")
+    assert staged.aliases() == {"production": 1}
+    assert staged.tags(2)["status"] == "rolled back"
 
 
 @pytest.mark.slow

@@ -3,12 +3,19 @@ import re
 import pytest
 from mlflow.exceptions import MlflowException
 from registry import NAME
+from sklearn.datasets import load_breast_cancer
+from sklearn.model_selection import train_test_split
+
+DATA = load_breast_cancer(as_frame=True).frame.astype(float)
+_, TEST = train_test_split(DATA, test_size=0.2, random_state=42)
 
 
 def test_registering_again_makes_no_second_version(staged):
-    before = staged.state()
+    (_, before), aliases = staged.state(), staged.aliases()
     staged.done("register_model")
-    assert staged.state() == before
+    (_, after), again = staged.state(), staged.aliases()
+    assert [version[:2] for version in after] == [version[:2] for version in before]
+    assert again == aliases
 
 
 def test_what_is_in_production_needs_no_gate(staged):
@@ -27,14 +34,17 @@ def test_the_gate_is_what_both_models_score_on_the_test_rows(staged):
         max_results=2,
     )
     source = staged.client.get_model_version(NAME, "2").source
-    names = [run.info.run_name for run in runs]
-    assert names == [f"evaluate models:/{NAME}/1", f"evaluate {source}"]
-    for run, number in zip(runs, (1, 2), strict=True):
+    assert [run.info.run_name for run in runs] == ["candidate", "version 1"]
+    assert [run.data.tags["model"] for run in runs] == [source, f"models:/{NAME}/1"]
+    assert staged.tags(2)["gate_run"] == runs[0].info.run_id
+    for run, number in zip(runs, (2, 1), strict=True):
         metrics, tags = run.data.metrics, staged.tags(number)
         assert metrics["example_count"] == 114
-        assert tags["accuracy_score"] == f"{metrics['accuracy_score']:.4f}"
-        assert tags["roc_auc"] == f"{metrics['roc_auc']:.4f}"
-        assert (run.inputs.dataset_inputs[0].dataset.name) == "breast-cancer-testing"
+        assert tags["accuracy_score"] == f"{metrics['accuracy_score']:.4g}"
+        assert tags["false_positives"] == f"{metrics['false_positives']:g}"
+        predicted = staged.load(number).predict(TEST.drop(columns="target"))
+        assert metrics["false_positives"] == sum((predicted == 1) & (TEST["target"] == 0))
+        assert run.inputs.dataset_inputs[0].dataset.name == "breast-cancer-testing"
     assert staged.tags(1)["gate_against"] == "none"
     assert staged.tags(2)["gate_against"] == "1"
     assert (
@@ -49,38 +59,53 @@ def test_a_model_worse_than_production_is_refused_with_the_numbers(staged):
     found = re.search(r"accuracy_score = (\S+), baseline model accuracy_score = (\S+), ", error)
     candidate, baseline = map(float, found.groups())
     assert error.startswith("Refused, nothing is changed: ")
-    assert f"{baseline:.4f}" == staged.tags(1)["accuracy_score"]
+    assert f"{baseline:.4g}" == staged.tags(1)["accuracy_score"]
     assert 0.9 <= candidate < baseline
 
 
 def test_with_nothing_in_production_the_thresholds_alone_decide(empty_registry):
-    empty_registry.search(1)
+    empty_registry.search(0)
     error = empty_registry.refused("register_model")
-    assert "roc_auc threshold = 0.95" in error
+    assert "accuracy_score threshold = 0.9." in error
     assert "baseline" not in error
 
 
 def test_production_that_fails_to_load_is_no_baseline(staged):
     staged.lose_files(1)
     error = staged.refused("register_model")
-    assert error.startswith(f"Can't load models:/{NAME}/1, so nothing can be compared with it: ")
+    assert error.startswith(f"models:/{NAME}/1 can't be evaluated, nothing is changed: ")
 
 
 @pytest.mark.slow
 def test_a_candidate_that_fails_to_load_is_refused(staged):
     staged.lose_files(2)
-    assert staged.refused("register_model").startswith("Can't load models:/m-")
+    error = staged.refused("register_model")
+    assert re.match(r"models:/m-\w+ can't be evaluated, nothing is changed: ", error)
 
 
 @pytest.mark.slow
 def test_a_search_that_held_back_other_rows_is_refused(staged):
     run = staged.search(64, test_size=0.3)
     assert staged.refused("register_model") == (
-        f"The search {run.info.run_id} didn't hold these test rows back: it may have seen them\n"
+        f"The search {run.info.run_id} didn't hold these test rows back\n"
     )
 
 
 @pytest.mark.slow
+def test_a_search_that_trained_on_these_rows_is_refused(staged):
+    run = staged.search(64, contexts="testing training")
+    assert staged.refused("register_model") == (
+        f"The search {run.info.run_id} didn't hold these test rows back\n"
+    )
+
+
+def test_a_search_without_a_model_is_none(empty_registry):
+    experiment = empty_registry.client.create_experiment("searches")
+    run = empty_registry.client.create_run(experiment, tags={"search": NAME})
+    empty_registry.client.set_terminated(run.info.run_id)
+    assert "No finished search is in this store" in empty_registry.refused("register_model")
+
+
 def test_a_model_registered_elsewhere_under_this_name_is_no_obstacle(empty_registry):
     empty_registry.client.create_registered_model(NAME)
     empty_registry.search(16)

@@ -43,7 +43,7 @@ def test_a_model_in_production_that_fails_to_load_can_be_rolled_back(staged):
     staged.lose_files(2)
     error = staged.refused("score_model")
     assert error.startswith("Version 2, in production, doesn't load: ")
-    assert error.endswith("; go back by python src/promote_model.py rollback\n")
+    assert error.endswith("at fault, go back by python src/promote_model.py rollback\n")
     staged.done("promote_model", "rollback")
     assert "Version 1 of" in staged.done("score_model")
 
