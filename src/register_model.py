@@ -116,7 +116,7 @@ print(f"  model   {model.name}, {model.model_id}")
 print(f"  search  {search.info.run_name}, {search.info.run_id}")
 for child in client.search_runs([search.info.experiment_id], chosen, max_results=1):
     print(f"  child   {child.info.run_name}, {child.info.run_id}")
-for given in search.inputs.dataset_inputs:
+for given in sorted(search.inputs.dataset_inputs, key=lambda each: each.dataset.name):
     print(f"  data    {given.dataset.name}, digest {given.dataset.digest}")
 print(f"  code    git commit {search.data.tags.get('mlflow.source.git.commit', 'unknown')[:12]}")
 print("Next: python src/promote_model.py")

@@ -307,7 +307,7 @@ def test_a_large_search_is_shown_whole_and_counted_by_pages(own):
     assert len(page) == 1000 < failed and page.token
     shown = own.pictures()
     assert f"{3600 - failed:,} children to compare, {failed:,} didn't finish" in shown
-    assert re.search(r"cells: \(60, 6\d\) labelled: 0 lines: 400", shown)
+    assert re.search(r"cells: \(\d\d, \d\d\) labelled: 0 lines: 400\n", shown)
     assert own.csv(search).count("\n") == 3600 - failed + 1
 
 

@@ -43,7 +43,7 @@ def settings(folder, host, **env):
 def lesson(folder, host, root=ROOT, **env):
     """Run the script; return the finished process, which never showed the token."""
     began = time.monotonic()
-    result = run_script("dagshub_run", folder, root, **settings(folder, host, **env))
+    result = run_script("dagshub_run", folder, root=root, **settings(folder, host, **env))
     result.seconds = time.monotonic() - began
     assert TOKEN not in result.stdout + result.stderr
     assert not (folder / "browser").exists()

@@ -49,8 +49,8 @@ def test_life_of_a_model(store):
         f"  model   best-forest, {model.model_id}\n"
         f"  search  grid search, {first.info.run_id}\n"
         f"  child   128 trees, depth 8, {best.info.run_id}\n"
-        f"  data    breast-cancer-training, digest {data['breast-cancer-training']}\n"
         f"  data    breast-cancer-testing, digest {data['breast-cancer-testing']}\n"
+        f"  data    breast-cancer-training, digest {data['breast-cancer-training']}\n"
         f"  code    git commit {commit[:12]}\n"
         "Next: python src/promote_model.py\n"
     )
