@@ -71,7 +71,7 @@ def test_everything_is_there_and_it_goes_on(source, target):
     result = copy(source, "sqlite:///mlflow.db", target)
     assert result.returncode == 0, result.stderr
     said = result.stdout.splitlines()
-    assert said[0] == "17 runs, 1 models copied"
+    assert said[0] == "18 runs, 1 models copied"
     assert "1 paths of files" in said[1] and said[1].endswith("stayed: file:///srv/other")
     before, after = rows(mine), rows(target)
     for name in "runs", "metrics", "params", "trace_info", "registered_model_aliases", "datasets":
