@@ -25,7 +25,9 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import measure as tools
 import sqlalchemy
+from measure import ratios, spread
 from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels import models
 
@@ -146,27 +148,20 @@ def measure(sizes, rounds):
     return found
 
 
-def spread(values, digits=1):
-    """Median and range of VALUES as text."""
-    median, least, most = statistics.median(values), min(values), max(values)
-    return f"{median:.{digits}f} [{least:.{digits}f}, {most:.{digits}f}]"
-
-
 def table(found):
     """What was FOUND as a table of Markdown."""
-    lines = ["| What | Children | Median | Ratio | Each child more |", "|---|---|---|---|---|"]
+    rows = []
     for (what, unit), sizes in found.items():
         base, last = sizes[min(sizes)], None
         for size, values in sizes.items():
-            ratios = [one / other for one, other in zip(values, base, strict=True)]
             median, each = statistics.median(values), ""
             if last:
                 each = (median - last[1]) / (size - last[0]) * 1000
                 each = f"{each:.2f} {'ms' if unit == 's' else 'kB'}"
             last = size, median
-            shown = f"{spread(values, 2 if unit == 's' else 0)} {unit}"
-            lines.append(f"| {what} | {size:,} | {shown} | {spread(ratios)} | {each} |")
-    return "\n".join(lines)
+            shown = spread(values, 2 if unit == "s" else 0, f" {unit}")
+            rows.append([what, f"{size:,}", shown, spread(ratios(values, base), 1), each])
+    return tools.table(["What", "Children", "Median", "Ratio", "Each child more"], rows)
 
 
 if __name__ == "__main__":

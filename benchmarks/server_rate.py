@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
+import measure as tools
+from measure import ratios, spread
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
@@ -101,13 +103,11 @@ def measure(rounds, seconds):
 def table(rates):
     """RATES as a table of Markdown."""
     base = rates["SQLite", "1", 1]
-    lines = ["| Database | Workers | Clients | Runs per second | Ratio |", "|---|---|---|---|---|"]
+    rows = []
     for (database, workers, clients), found in rates.items():
-        ratios = [one / other for one, other in zip(found, base, strict=True)]
-        ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
         speed = f"{statistics.median(found):.1f}"
-        lines.append(f"| {database} | {workers} | {clients} | {speed} | {ratio} |")
-    return "\n".join(lines)
+        rows.append([database, workers, clients, speed, spread(ratios(found, base))])
+    return tools.table(["Database", "Workers", "Clients", "Runs per second", "Ratio"], rows)
 
 
 if __name__ == "__main__":
