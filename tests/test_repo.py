@@ -40,7 +40,7 @@ def test_no_run_data_in_git():
 
 def test_constraints_pin_every_direct_dependency():
     pins = (ROOT / "constraints.txt").read_text()
-    for file in [ROOT / "requirements.txt", *ROOT.glob("*/requirements.txt")]:
+    for file in [*ROOT.glob("requirements*.txt"), *ROOT.glob("*/requirements.txt")]:
         for line in file.read_text().splitlines():
             if not line.startswith(("-", "#")):
                 name = re.match(r"[\w-]+", line)[0]
