@@ -89,6 +89,7 @@ def search(candidates, X, y, uri, parent):
     # Without an address Dask starts workers here, and a web page on port 8787, maybe in use.
     here = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
     here = {} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CancelledError
     with Client(timeout=10, **here) as dask, Progress(line, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("", total=len(candidates))
         # pure=False: else Dask may answer with what a search that was killed still computes.

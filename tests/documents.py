@@ -4,8 +4,8 @@
     python -m pytest README.md docs --refresh    run, and write what is printed into the pages
 
 ```bash     is run; it must succeed, or end as `<!-- exits: 1 -->` before it says. `mlflow ui`,
-            `mlflow server`, `mlflow models serve` and `rclone serve` without that run in the
-            background until the page ends, or starts another one on the same port.
+            `mlflow server`, `mlflow models serve`, `rclone serve` and `dask` without that run in
+            the background until the page ends, or starts another one on the same port.
 ```python   must stand in a script of src/ word for word, or run alone in a new process.
 ```text     is all that the block before it printed; a line `...` stands for lines left out.
 
@@ -28,10 +28,10 @@ from sybil import Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from team import Postgres
 
-PORTS = ["5000", "5001", "5002", "5432", "9000"]
+PORTS = ["5000", "5001", "5002", "5432", "8786", "8790", "9000"]
 SERVER = re.compile(
-    r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server|models serve)|rclone serve)\b"
-    r".* --(?:port|addr) (?:[\d.]+:)?(\d+)\b.*\n$"
+    r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server|models serve)|rclone serve|dask \w+)\b"
+    r".* --(?:port|addr|worker-port) (?:[\d.]+:)?(\d+)\b.*\n$"
 )
 VARIES = [  # what differs from run to run, and what stands for it
     (r"\b[0-9a-f]{32}\b", "<ID>"),

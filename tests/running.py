@@ -89,10 +89,12 @@ class Service:
             )
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and self.process.poll() is None:
-            with suppress(requests.RequestException):
-                answer = requests.get(self.uri + path, timeout=5)
-                if answer.ok or not path:
-                    return
+            with suppress(OSError):  # requests' own errors too
+                if path:
+                    requests.get(self.uri + path, timeout=5).raise_for_status()
+                else:
+                    socket.create_connection(("127.0.0.1", port), 5).close()
+                return
             time.sleep(0.5)
         self.stop()
         pytest.fail(f"{command} didn't get ready:\n{self.log.read_text()}")
