@@ -33,6 +33,7 @@ from tracking import connect
 try:
     import psutil  # comes with Dask
     from dask.distributed import CancelledError, Client, KilledWorker, as_completed
+    from distributed.comm import CommClosedError
 except ImportError:
     sys.exit("This lesson needs Dask: pip install -r requirements-cluster.txt")
 
@@ -89,7 +90,7 @@ def search(candidates, X, y, uri, parent):
     # Without an address Dask starts workers here, and a web page on port 8787, maybe in use.
     here = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
     here = {} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CancelledError
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CommClosedError
     with Client(timeout=10, **here) as dask, Progress(line, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("", total=len(candidates))
         # pure=False: else Dask may answer with what a search that was killed still computes.
@@ -100,7 +101,7 @@ def search(candidates, X, y, uri, parent):
         for future in as_completed(futures):
             try:
                 what, score = future.result()
-            except CancelledError:
+            except (CancelledError, CommClosedError):
                 sys.exit("Dask's scheduler is gone: start it, then this script, which goes on")
             except KilledWorker as error:  # for want of memory, perhaps: it ended four workers
                 what, score = "failed", 0
