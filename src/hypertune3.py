@@ -56,7 +56,7 @@ def try_candidate(name, params, X, y, uri, parent):
         if earlier.info.status == "FINISHED":
             return "skipped", earlier.data.metrics["mean_test_score"]
         if earlier.info.status == "RUNNING":
-            MlflowClient().set_terminated(earlier.info.run_id, "KILLED")
+            end([earlier], "KILLED")
     tags = {"candidate": name, "host": socket.gethostname()}
     where = {"experiment_id": parent.experiment_id, "parent_run_id": parent.run_id}
     with mlflow.start_run(run_name=name, tags=tags, **where) as child:
@@ -138,7 +138,7 @@ def main():
 
     # %% Was a search of this code, these settings and rows left unfinished?
     code = Path(__file__).read_bytes()
-    tags = {"search": SEARCH, "fingerprint": joblib.hash([code, GRID, REQUIREMENTS, data])}
+    tags = {"search": SEARCH, "fingerprint": joblib.hash([code, REQUIREMENTS, data])}
     tags |= {"host": socket.gethostname(), "process": str(os.getpid())}
     left = f"tags.search = '{SEARCH}' and attributes.status != 'FINISHED'"
     left = mlflow.search_runs([experiment_id], left, output_format="list")  # newest first
@@ -223,3 +223,5 @@ if __name__ == "__main__":
     main()
 else:  # a worker on this machine: Ctrl-C reaches it too, and the search will end it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # At the end it may miss its scheduler for a moment; Dask prints a traceback of that.
+    logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
