@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from registry import Registry
-from running import ROOT, WITHOUT_JOBS, Server, free_port, run_script
+from running import ROOT, WITHOUT_JOBS, Server, free_port, run_script, uri
 from team import POSTGRES, Team, missing
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
@@ -40,6 +40,21 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip("its commands are root's"))
             elif not POSTGRES and "CI" not in os.environ:
                 item.add_marker(pytest.mark.skip("needs PostgreSQL: apt-get install postgresql"))
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A new, empty database, made once."""
+    folder = tmp_path_factory.mktemp("template")
+    MlflowClient(uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def folder(tmp_path, template):
+    """A folder with an empty database."""
+    shutil.copy(template, tmp_path)
+    return tmp_path
 
 
 class Store:

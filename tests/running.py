@@ -53,6 +53,11 @@ def run_script(name, cwd, *args, root=ROOT, **env):
     return run([sys.executable, root / "src" / f"{name}.py", *args], cwd, **env)
 
 
+def uri(folder):
+    """The URI of the database mlflow.db in FOLDER."""
+    return f"sqlite:///{folder}/mlflow.db"
+
+
 def make_repo(folder):
     """Make FOLDER a git repo with one commit of all that is in it."""
     for command in [

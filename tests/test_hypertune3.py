@@ -13,7 +13,7 @@ from functools import partial
 import psutil
 import pytest
 from mlflow import MlflowClient
-from running import ENV, ROOT, WITHOUT_JOBS, Server, free_port, run, run_script
+from running import ENV, ROOT, WITHOUT_JOBS, Server, free_port, run, run_script, uri
 from team import missing
 
 INTERRUPTED = "Interrupted; an open run is marked FAILED, what it logged is kept\n"
@@ -43,21 +43,6 @@ def lesson(folder, grid=SMALL, before=""):
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A new, empty database, made once."""
-    folder = tmp_path_factory.mktemp("template")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def folder(tmp_path, template):
-    """A folder with an empty database."""
-    shutil.copy(template, tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
 def expected(tmp_path_factory, template):
     """What hypertune2 finds: its parent, and its children by name."""
     folder = tmp_path_factory.mktemp("hypertune2")
@@ -66,10 +51,6 @@ def expected(tmp_path_factory, template):
     assert result.returncode == 0, result.stderr
     (parent,), children = runs_in(uri(folder), "hypertune2")
     return parent, {child.info.run_name: child for child in children}
-
-
-def uri(folder):
-    return f"sqlite:///{folder}/mlflow.db"
 
 
 def runs_in(store, name="hypertune3"):
@@ -588,7 +569,7 @@ def hosts():
 @pytest.mark.slow
 def test_workers_on_two_hosts_and_the_server_on_a_third(tmp_path, hosts, expected):
     """The third also runs the search and Dask's scheduler, as a head node does."""
-    head, *others = hosts
+    head = hosts[0]
     port = str(free_port())
     options = ["--workers", "1", "--host", "0.0.0.0", "--port", port]
     command = ["mlflow", "server", *options, "--allowed-hosts", f"10.99.0.1:{port}"]

@@ -12,28 +12,9 @@ from functools import partial
 
 import pytest
 from mlflow import MlflowClient
-from running import ENV, ROOT, at_once, run, run_script
+from running import ENV, ROOT, at_once, run, run_script, uri
 
 KEPT = "; an open run is marked FAILED, what it logged is kept\n"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A new, empty database, made once."""
-    folder = tmp_path_factory.mktemp("template")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def folder(tmp_path, template):
-    """A folder with an empty database."""
-    shutil.copy(template, tmp_path)
-    return tmp_path
-
-
-def uri(folder):
-    return f"sqlite:///{folder}/mlflow.db"
 
 
 def runs_in(folder, name):
