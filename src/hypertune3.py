@@ -88,7 +88,7 @@ def search(candidates, X, y, uri, parent):
     counts, best = {"done": 0, "failed": 0, "skipped": 0}, 0
     line = "{task.completed} of {task.total}: {task.description}"
     # Without an address Dask starts workers here, and a web page on port 8787, maybe in use.
-    here = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.ERROR}
+    here = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
     here = {} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CommClosedError
     with Client(timeout=10, **here) as dask, Progress(line, disable=not sys.stdout.isatty()) as bar:

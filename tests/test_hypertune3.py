@@ -287,9 +287,7 @@ RandomForestClassifier.fit = fit
 """
     lesson(folder, {"n_estimators": [16, 17], "max_depth": [2]}, before=deadly)
     result = run_script("hypertune3", folder, root=folder, MLFLOW_TRACKING_URI=uri(folder))
-    assert result.returncode == 0
-    assert "marked as failed because 4 workers died" in result.stderr
-    assert result.stderr.count("\n") == 1, result.stderr
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
     assert "\n2 candidates: 1 done, 1 failed, 0 skipped\n" in result.stdout
     (parent,), children = runs_in(uri(folder))
     assert parent.info.status == "FINISHED" and list(finished(children)) == ["16 trees, depth 2"]
