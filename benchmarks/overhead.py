@@ -1,20 +1,23 @@
-"""What tracking costs, as ratios measured in one run: interleaved, median [fastest, slowest].
+"""What tracking costs a search: hypertune2, and autolog, against hypertune1.
 
     pip install -r tests/requirements.txt
-    python benchmarks/overhead.py              # whole processes and children: some 6 minutes
-    python benchmarks/overhead.py --long       # also a search of a minute or longer: 30 more
+    python benchmarks/overhead.py                  # some four minutes
+    python benchmarks/overhead.py --long           # also a search of a minute: half an hour
 
-Whole process: hypertune2 against hypertune1, both as they stand in src/, on a store that exists:
-wall-clock time and peak memory, of the process and of the job, its workers included (the sum of
-their resident memory, sampled every 50 ms). "floor" is hypertune1 that also imports what hypertune2
-imports and opens the store, but logs nothing.
-Children: one run with 2 params and 9 metrics, in the form of hypertune2 and in others.
+Each is a new process, on a store that exists, and all take turns. hypertune1 and hypertune2 are
+those of src/. "floor" is hypertune1 that also imports what hypertune2 imports and opens the store,
+but logs nothing. "autolog" is hypertune1 that opens the store and calls
+mlflow.sklearn.autolog(max_tuning_runs=None), which logs every candidate too.
+Of each, the seconds of the whole process, and those after its imports: store, search and logging;
+and the peak memory of the process and of the job, which is the process with its workers (the sum of
+their resident memory, sampled every 50 ms). Printed are medians over the rounds [least, most] for
+hypertune1, and for the others each round's ratio to it. The longer search has 80 folds, not 5.
 """
 
 import argparse
 import contextlib
-import logging
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -23,159 +26,166 @@ import threading
 import time
 from pathlib import Path
 
-import mlflow
+import matplotlib.pyplot as plt
+import measure as tools
 import psutil
-import sqlalchemy
+from measure import ratios, spread
 
-ROOT = Path(__file__).resolve().parent.parent
-SRC = ROOT / "src"
-# Two ways to a search of a minute: more fits of the same forests, and larger forests.
-LONGER = {
-    "80 folds": [("cv=5", "cv=80"), ("FOLDS = 5", "FOLDS = 80")],
-    "400 to 1,600 trees": [("[16, 32, 64, 128]", "[400, 800, 1200, 1600]")],
+SRC = Path(__file__).resolve().parent.parent / "src"
+# The lesson, imports before its own, and what it does before all else.
+FORMS = {
+    "hypertune1": ("hypertune1", "", ""),
+    "floor": (
+        "hypertune1",
+        "import matplotlib.pyplot, mlflow, pandas, seaborn, skops.io\n"
+        "from tracking import connect\n",
+        "connect()",
+    ),
+    "hypertune2": ("hypertune2", "", ""),
+    "autolog": (
+        "hypertune1",
+        "import mlflow\nfrom tracking import connect\n",
+        "connect()\nmlflow.sklearn.autolog(max_tuning_runs=None)",
+    ),
 }
-FLOOR = """import matplotlib.pyplot, mlflow, pandas, seaborn, skops.io, sys
-sys.path.insert(0, {src!r})
-from tracking import connect
-connect()
-"""
-PARAMS = {"n_estimators": 128, "max_depth": 8}
-METRICS = {f"split{fold}_test_score": 0.9 + fold / 100 for fold in range(5)}
-METRICS |= {"mean_test_score": 0.9, "std_test_score": 0.1, "rank_test_score": 1, "mean_fit_time": 1}
+WHATS = ["whole", "after imports", "process", "job"]
+GOALS = {5: 1.4, 80: 1.12}  # hypertune2's time to hypertune1's, by folds
 
 
-def spread(values, unit=""):
-    """Median and range of VALUES as text."""
-    return f"{statistics.median(values):.2f}{unit} [{min(values):.2f}, {max(values):.2f}]"
+def script(form, folds):
+    """The text of a form of the search, which says when its imports are done."""
+    lesson, imports, first = FORMS[form]
+    text = imports + (SRC / f"{lesson}.py").read_text()
+    text, once = re.subn(
+        r"^SEED = ", f"print('imported', flush=True)\n{first}\nSEED = ", text, flags=re.M
+    )
+    text, again = re.subn(r"\b(cv=|FOLDS = )5\b", rf"\g<1>{folds}", text)
+    assert once == again == 1, f"{lesson}.py has other lines"
+    return text
 
 
-def run(script, env):
-    """Run SCRIPT; return wall seconds, seconds to the first line, and two peaks of memory in MB."""
+def run(file):
+    """Run the script; return its seconds, those after its imports, and two peaks in MB."""
+    uri = f"sqlite:///{file.parent}/mlflow.db"
+    env = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(SRC), "MPLBACKEND": "agg"}
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, script], env=env, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, file],
+        cwd=file.parent,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     peaks = [0, 0]
 
     def watch():
         job = psutil.Process(process.pid)
         with contextlib.suppress(psutil.NoSuchProcess):
             while process.returncode is None:
-                own = job.memory_info().rss
+                own = job.memory_info().rss / 2**20
                 total = own
                 for worker in job.children(recursive=True):
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        total += worker.memory_info().rss
-                peaks[:] = max(peaks[0], own / 2**20), max(peaks[1], total / 2**20)
+                        total += worker.memory_info().rss / 2**20
+                peaks[:] = max(peaks[0], own), max(peaks[1], total)
                 time.sleep(0.05)
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=watch)
     watcher.start()
     process.stdout.readline()
-    first = time.perf_counter() - began
-    process.stdout.read()
-    assert process.wait() == 0, script
-    seconds = time.perf_counter() - began
+    imported = time.perf_counter()
+    _, errors = process.communicate()
+    ended = time.perf_counter()
     watcher.join()
-    return seconds, first, *peaks
+    assert process.returncode == 0, errors
+    return ended - began, ended - imported, *peaks
 
 
-def whole_process(folder, repeats, changes=()):
-    """Print hypertune2 and the floor against hypertune1, pair by pair."""
-    env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    scripts = {}
-    for name in "hypertune1", "hypertune2", "floor":
-        text = (SRC / f"{name.replace('floor', 'hypertune1')}.py").read_text()
-        text = FLOOR.format(src=str(SRC)) + text if name == "floor" else text
-        scripts[name] = folder / f"{name}.py"
-        for change in changes:
-            text = text.replace(*change)
-        scripts[name].write_text(text)
-    (folder / "tracking.py").write_text((SRC / "tracking.py").read_text())
-    if changes:
-        del scripts["floor"]
-    figures = {name: [] for name in scripts}
-    run(scripts["hypertune2"], env)  # creates the store and warms the disk cache
-    for _ in range(repeats):
-        for name, script in scripts.items():
-            figures[name].append(run(script, env))
-    base = figures.pop("hypertune1")
-    peak = spread([row[3] for row in base], " MB")
-    print(f"hypertune1: {spread([row[0] for row in base], ' s')}, job {peak}")
-    for name, rows in figures.items():
-        ratios = [row[0] / one[0] for row, one in zip(rows, base, strict=True)]
-        memory = [row[2] / one[2] for row, one in zip(rows, base, strict=True)]
-        job = [row[3] / one[3] for row, one in zip(rows, base, strict=True)]
-        print(
-            f"{name} / hypertune1: time {spread(ratios)}, peak memory of the process "
-            f"{spread(memory)}, of the job {spread(job)}, "
-            f"first line after {spread([row[1] for row in rows], ' s')}"
+def measure(folder, rounds, folds=5):
+    """{form: {what: the value of each round}}."""
+    found = {form: {what: [] for what in WHATS} for form in FORMS}
+    for form in FORMS:
+        (folder / f"{form}.py").write_text(script(form, folds))
+    run(folder / "hypertune2.py")  # makes the store, and warms the disk's cache
+    for _ in range(rounds):
+        for form, values in found.items():
+            for what, value in zip(WHATS, run(folder / f"{form}.py"), strict=True):
+                values[what].append(value)
+    return found
+
+
+def ratio(found, form, what="whole"):
+    """Each round's ratio to hypertune1."""
+    return ratios(found[form][what], found["hypertune1"][what])
+
+
+def verdict(found, form, folds):
+    """Whether hypertune2 keeps to its goal."""
+    if form != "hypertune2" or folds not in GOALS:
+        return ""
+    kept = statistics.median(ratio(found, form)) <= GOALS[folds]
+    return f"at most {GOALS[folds]:.2f}: {'kept' if kept else 'missed'}"
+
+
+def table(searches):
+    """What was found, by folds, as a table of Markdown."""
+    rows = []
+    for folds, found in searches.items():
+        for form, values in found.items():
+            cells = [spread(ratio(found, form, what)) for what in WHATS]
+            if form == "hypertune1":
+                units = [(1, " s"), (1, " s"), (0, " MB"), (0, " MB")]
+                cells = [spread(values[w], *unit) for w, unit in zip(WHATS, units, strict=True)]
+            rows.append([folds, form, *cells, verdict(found, form, folds)])
+    heads = ["Folds", "Form", "Whole process", "After imports", "Memory", "of the job", "Goal"]
+    return tools.table(heads, rows)
+
+
+def title(searches):
+    """What the figures say."""
+    lines = []
+    for folds, found in searches.items():
+        ours, autolog = (
+            statistics.median(ratio(found, form)) for form in ("hypertune2", "autolog")
         )
+        lines.append(
+            f"With {folds} folds hypertune2 takes {ours:.2f} times as long as hypertune1, "
+            f"autolog {autolog:.2f} times"
+        )
+    return "\n".join(lines)
 
 
-def separate():
-    """One call a value, as most tutorials do it."""
-    with mlflow.start_run(nested=True):
-        for key, value in PARAMS.items():
-            mlflow.log_param(key, value)
-        for key, value in METRICS.items():
-            mlflow.log_metric(key, value)
-
-
-def batched():
-    """hypertune2's form."""
-    with mlflow.start_run(nested=True):
-        mlflow.log_params(PARAMS)
-        mlflow.log_metrics(METRICS)
-
-
-def client():
-    """MlflowClient, without the active run: three calls."""
-    api = mlflow.MlflowClient()
-    parent = mlflow.active_run().info
-    tags = {"mlflow.parentRunId": parent.run_id}
-    child = api.create_run(parent.experiment_id, tags=tags).info.run_id
-    now = int(time.time() * 1000)
-    metrics = [mlflow.entities.Metric(key, value, now, 0) for key, value in METRICS.items()]
-    params = [mlflow.entities.Param(key, str(value)) for key, value in PARAMS.items()]
-    api.log_batch(child, metrics=metrics, params=params)
-    api.set_terminated(child)
-
-
-def children(folder, repeats):
-    """Print the cost of a child in each form, at 16, 100 and 1,000 children of one parent."""
-    for wal in False, True:
-        uri = f"sqlite:///{folder}/children-{'wal' if wal else 'default'}.db"
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment("children")
-        if wal:
-            with sqlalchemy.create_engine(uri).connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        for count in (16, 100, 1000) if not wal else (100,):
-            figures = {form: [] for form in (separate, batched, client)}
-            for _ in range(repeats if count < 1000 else max(1, repeats // 2)):
-                for form, costs in figures.items():
-                    with mlflow.start_run():
-                        began = time.perf_counter()
-                        for _ in range(count):
-                            form()
-                        costs.append((time.perf_counter() - began) / count * 1000)
-            print(f"{count} children{', WAL' if wal else ''}:")
-            for form, costs in figures.items():
-                ratios = [a / b for a, b in zip(costs, figures[separate], strict=True)]
-                print(f"    {form.__name__}: {spread(costs, ' ms')}, / separate {spread(ratios)}")
+def picture(searches):
+    """Draw where the time goes."""
+    figure, panels = plt.subplots(
+        1, len(searches), figsize=(9, 2.8), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, (folds, found) in zip(panels[0], searches.items(), strict=True):
+        for form, values in found.items():
+            whole, after = (statistics.median(values[what]) for what in ("whole", "after imports"))
+            axes.barh(form, whole - after, color="C1", label="start and imports")
+            axes.barh(form, after, left=whole - after, color="C0", label="store, search, logging")
+            times = f" {statistics.median(ratio(found, form)):.2f}"
+            axes.text(whole, form, times, va="center")
+        axes.margins(x=0.15)
+        axes.set(xlabel=f"seconds, {folds} folds (number: times hypertune1)")
+    panels[0][0].invert_yaxis()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles[:2], labels[:2], loc="outside lower center", ncols=2)
+    figure.suptitle(title(searches))
+    tools.save(figure, "overhead")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--long", action="store_true", help="also the search with 80 folds")
     options = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as name:
-        os.chdir(name)
-        whole_process(Path(name), options.repeats)
-        children(Path(name), options.repeats)
-        if options.long:
-            for what, changes in LONGER.items():
-                print(f"A longer search, {what}:")
-                whole_process(Path(name), options.repeats, changes)
+    searches = {}
+    for folds in (5, 80) if options.long else (5,):
+        with tempfile.TemporaryDirectory() as name:
+            searches[folds] = measure(Path(name), options.rounds, folds)
+    picture(searches)
+    print(table(searches))
