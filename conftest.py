@@ -13,6 +13,7 @@ import documents
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from playwright.sync_api import sync_playwright
 from registry import Registry
 from running import ROOT, WITHOUT_JOBS, Server, free_port, run_script, uri
 from team import POSTGRES, Team, missing
@@ -25,6 +26,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--refresh", action="store_true", help="write what commands print into README.md and docs"
     )
+    parser.addoption("--pictures", action="store_true", help="take the pictures in docs/images")
 
 
 def pytest_configure(config):
@@ -107,6 +109,20 @@ def team(tmp_path_factory):
     team.stop()
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        missing("Chromium", "chromium")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
+    options += ["--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=options)
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture
 def mariadb(tmp_path):
     """The URI of an empty database in a MariaDB of the test's own."""
@@ -170,23 +186,24 @@ def old_python(tmp_path_factory):
     return python
 
 
-def checkout_state():
+def checkout_state(but):
     """What git sees, and every file of a local store that git is told to ignore."""
     status = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True
+        ["git", "status", "--porcelain", ".", *but], cwd=ROOT, capture_output=True, text=True
     )
     kept = [ROOT / "mlflow.db", *(ROOT / "mlruns").rglob("*")]
     return status.stdout, sorted((str(f), f.stat().st_mtime_ns) for f in kept if f.exists())
 
 
 @pytest.fixture(scope="session", autouse=True)
-def unchanged_checkout(tmp_path_factory):
+def unchanged_checkout(request, tmp_path_factory):
     """Fail the session if a test wrote into the checkout."""
     # A folder's model registry opens the default store too, which would be ./mlflow.db.
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path_factory.mktemp('default')}/mlflow.db")
-    before = checkout_state()
+    but = [":!docs/images"] if request.config.getoption("--pictures") else []
+    before = checkout_state(but)
     yield
-    assert checkout_state() == before, "the tests changed the checkout"
+    assert checkout_state(but) == before, "the tests changed the checkout"
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=name) as run:
     mlflow.log_metrics(scores)
 
     # %% Files: a figure straight from memory, and from disk the code that made all this
-    figure, axes = plt.subplots()
+    figure, axes = plt.subplots(layout="constrained")
     sns.heatmap(
         confusion_matrix(y_test, predicted),
         annot=True,
@@ -66,6 +66,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=name) as run:
     )
     wrong = (y_test != predicted).sum()
     axes.set(xlabel="predicted", ylabel="true", title=f"{wrong} of {len(test)} test wines wrong")
+    axes.tick_params(axis="y", rotation=0)
     mlflow.log_figure(figure, "confusion_matrix.png")
     mlflow.log_artifact(__file__)
 

@@ -76,6 +76,7 @@ grid = table.pivot_table(SCORE, *PARAMS).rename(index=label, columns=label)
 heatmap, axes = plt.subplots(figsize=(8, 5), layout="constrained")
 sns.heatmap(grid, annot=grid.size <= 50, fmt=".4f", cmap="cividis", ax=axes)
 best = ", ".join(f"{name} {label(table[name].iloc[0])}" for name in PARAMS)
+axes.tick_params(axis="y", rotation=0)
 axes.set_title(f"Best of {len(table):,}: {best} ({table[SCORE].max():.4f})")
 
 # %% Parallel coordinates: each child a line from its params to its score

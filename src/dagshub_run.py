@@ -68,7 +68,11 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=run_name) as run:
     predicted = forest.predict(X_test)
     accuracy = accuracy_score(y_test, predicted)
     mlflow.log_metric("test_accuracy", accuracy)
-    matrix = ConfusionMatrixDisplay.from_predictions(y_test, predicted)
+    matrix = ConfusionMatrixDisplay.from_predictions(
+        y_test, predicted, display_labels=wine.target_names, cmap="cividis"
+    )
+    wrong = (y_test != predicted).sum()
+    matrix.ax_.set_title(f"{wrong} of {len(y_test)} test wines wrong")
     mlflow.log_figure(matrix.figure_, "confusion_matrix.png")
     mlflow.log_artifact(__file__)
 

@@ -26,9 +26,9 @@ from pathlib import Path
 from running import ENV, ROOT, WITHOUT_JOBS, Service, free_port, make_repo
 from sybil import Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
-from team import Postgres
+from team import Postgres, missing
 
-PORTS = ["5000", "5001", "5002", "5432", "8786", "8790", "9000"]
+PORTS = ["5000", "5001", "5002", "5003", "5432", "8786", "8790", "9000"]
 SERVER = re.compile(
     r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server|models serve)|rclone serve|dask \w+)\b"
     r".* --(?:port|addr|worker-port) (?:[\d.]+:)?(\d+)\b.*\n$"
@@ -39,6 +39,7 @@ VARIES = [  # what differs from run to run, and what stands for it
     (r"\b[0-9a-f]{12}\b", "<revision>"),
     (r"\[Errno \d+\]", "[Errno]"),
     (r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?", "<time>"),
+    (r"\b\d:\d\d:\d\d\b", "<duration>"),
 ]
 refresh = False  # set by the option --refresh
 
@@ -62,6 +63,7 @@ class Page:
         self.servers = {}
         self.printed = None
         self.exits = None
+        self.lacks_tmux = False
         self.edits = []
 
     def here(self, text):
@@ -97,6 +99,9 @@ class Page:
     def bash(self, example):
         """Run a bash block; start it in the background if its last line starts a server."""
         command = self.here(example.parsed)
+        self.lacks_tmux = "tmux " in command and not shutil.which("tmux")
+        if self.lacks_tmux:
+            missing("tmux", "tmux")
         if "runuser -u postgres" in command and not self.postgres:
             self.postgres = Postgres(self.ports["5432"])
             self.env = ENV | self.postgres.env
@@ -122,6 +127,8 @@ class Page:
 
     def text(self, example):
         """Compare a text block with what was printed, or remember to write that into the page."""
+        if self.lacks_tmux:
+            missing("tmux", "tmux")
         source = example.parsed
         lines = normalised(source).splitlines(keepends=True)
         pattern = "".join("(?:.*\n)*?" if line == "...\n" else re.escape(line) for line in lines)

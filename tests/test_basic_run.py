@@ -1,7 +1,8 @@
 import subprocess
+import sys
 
 import pytest
-from running import ROOT
+from running import ROOT, run, uri
 
 
 def test_run_holds_what_was_logged(store):
@@ -70,6 +71,21 @@ def test_a_forest_without_trusted_types_is_refused(tmp_path):
     forest = RandomForestClassifier(n_estimators=2).fit(*load_wine(return_X_y=True))
     with pytest.raises(mlflow.MlflowException, match="sklearn.tree._tree.Tree"):
         mlflow.sklearn.save_model(forest, tmp_path / "model", pip_requirements=["scikit-learn"])
+
+
+@pytest.mark.parametrize(
+    "name, title",
+    [
+        ("basic_run", "1 of 18 test wines wrong"),
+        ("hypertune2", "Mean accuracy over 5 folds: best 0.9626, with 128 trees, depth 8"),
+    ],
+)
+def test_a_picture_says_what_was_found(folder, name, title):
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['axes'].get_title())"
+    script = ROOT / "src" / f"{name}.py"
+    env = {"MLFLOW_TRACKING_URI": uri(folder), "PYTHONPATH": str(ROOT / "src")}
+    result = run([sys.executable, "-c", code, script], folder, **env)
+    assert result.stdout.splitlines()[-1] == title, result.stderr
 
 
 def test_a_heatmap_has_a_number_in_every_cell():

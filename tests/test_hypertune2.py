@@ -1,14 +1,13 @@
 import ast
 import itertools
 import json
-import os
 import re
 import shutil
 
 import pytest
 import requests
 from mlflow import MlflowClient
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from running import ROOT, Server, run_script
 
 GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
@@ -165,20 +164,11 @@ def test_default_store_is_what_mlflow_ui_shows(shown):
 
 
 @pytest.fixture(scope="module")
-def page(shown):
-    """A page of a browser."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser:
-        missing = pytest.fail if "CI" in os.environ else pytest.skip
-        missing("needs Chromium: apt-get install chromium")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync"]
-    options += ["--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=options)
-        page = chromium.new_page(viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(60_000)
-        yield page
-        chromium.close()
+def page(browser):
+    """A window of the browser."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(60_000)
+    return page
 
 
 def test_ui_opens_on_genai_where_the_runs_are_missing(shown, page):

@@ -38,6 +38,18 @@ def test_no_run_data_in_git():
     assert not [name for name in names if re.search(r"\.(db|pkl|skops|pyc)$", name)]
 
 
+def test_every_picture_is_shown_and_made():
+    pages = "".join(page.read_text() for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    makers = [ROOT / "tests/test_pictures.py", *ROOT.glob("benchmarks/*.py")]
+    made = "".join(path.read_text() for path in makers)
+    pictures = list((ROOT / "docs" / "images").iterdir())
+    assert {path for path in tracked_files() if path.parent.name == "images"} == set(pictures)
+    for picture in pictures:
+        assert re.search(rf"!\[[^]]{{40,}}\]\((docs/)?images/{picture.name}\)", pages), picture.name
+        assert picture.suffix == ".png" and f'"{picture.stem}"' in made, picture.name
+        assert picture.stat().st_size < 200_000, picture.name
+
+
 def test_constraints_pin_every_direct_dependency():
     pins = (ROOT / "constraints.txt").read_text()
     for file in [*ROOT.glob("requirements*.txt"), *ROOT.glob("*/requirements.txt")]:
