@@ -92,6 +92,8 @@ def search(candidates, X, y, uri, parent):
     here = {} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CommClosedError
     with Client(timeout=10, **here) as dask, Progress(line, disable=not sys.stdout.isatty()) as bar:
+        if not dask.ncores():
+            print("Dask's scheduler has no workers: start some, this waits", flush=True)
         task = bar.add_task("", total=len(candidates))
         # pure=False: else Dask may answer with what a search that was killed still computes.
         futures = {
@@ -102,7 +104,7 @@ def search(candidates, X, y, uri, parent):
             try:
                 what, score = future.result()
             except (CancelledError, CommClosedError):
-                sys.exit("Dask's scheduler is gone: start it, then this script, which goes on")
+                sys.exit("Dask's scheduler is gone: start it and workers, then this script again")
             except KilledWorker as error:  # for want of memory, perhaps: it ended four workers
                 what, score = "failed", 0
                 last = children(parent, f"tags.candidate = '{futures[future]}' and {RUNNING}")
@@ -139,7 +141,7 @@ def main():
     # %% Was a search of this code, these settings and rows left unfinished?
     code = Path(__file__).read_bytes()
     tags = {"search": SEARCH, "fingerprint": joblib.hash([code, REQUIREMENTS, data])}
-    tags |= {"host": socket.gethostname(), "process": str(os.getpid())}
+    tags |= {"host": socket.gethostname(), "process": f"{os.getpid()} of {began(os.getpid())}"}
     left = f"tags.search = '{SEARCH}' and attributes.status != 'FINISHED'"
     left = mlflow.search_runs([experiment_id], left, output_format="list")  # newest first
     same = [run for run in left if run.data.tags["fingerprint"] == tags["fingerprint"]]
@@ -216,7 +218,17 @@ def may_run(run, tags):
     host, process = run.data.tags["host"], run.data.tags["process"]
     if run.info.status != "RUNNING" or (host, process) == (tags["host"], tags["process"]):
         return False
-    return host != tags["host"] or psutil.pid_exists(int(process))
+    number, start = process.split(" of ")
+    # After a restart of the machine another program may have the number.
+    return host != tags["host"] or abs(began(int(number)) - int(start)) < 5
+
+
+def began(number):
+    """The second in which the process of this number began; 0 if there is none."""
+    try:
+        return int(psutil.Process(number).create_time())
+    except psutil.NoSuchProcess:
+        return 0
 
 
 if __name__ == "__main__":

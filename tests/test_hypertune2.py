@@ -52,7 +52,8 @@ def test_every_candidate_is_a_finished_child(store):
     # What the README reads from the parallel coordinates.
     assert {child.data.params["max_depth"] for child in children[-4:]} == {"2"}
     assert means[-4] < 0.945 < means[-5]
-    assert means[0] - means[3] < 0.0023 and children[0].data.metrics["std_test_score"] > 0.01
+    assert {child.data.params["n_estimators"] for child in children[:4]} == {"64", "128"}
+    assert (means[0] - means[3]) * 455 == pytest.approx(1)
     newest_first = sorted(children, key=lambda child: -child.info.start_time)
     assert newest_first[0].info.run_id == children[0].info.run_id
 

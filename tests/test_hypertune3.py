@@ -407,6 +407,18 @@ def test_a_search_of_another_machine(folder, expected, ended):
         assert sorted(finished(ours)) == SMALL_NAMES
 
 
+@pytest.mark.slow
+def test_another_program_has_the_number_of_a_dead_search(folder, expected):
+    """As after a restart of the machine."""
+    one = Search(folder)
+    one.wait_for(2, "FINISHED")
+    one.process.kill()
+    one.end()
+    (parent,), _ = runs_in(uri(folder))
+    MlflowClient(uri(folder)).set_tag(parent.info.run_id, "process", f"{os.getpid()} of 1")
+    check_resumed(folder, expected)
+
+
 # Workers elsewhere
 
 
@@ -421,9 +433,8 @@ class Cluster:
         on, *workers = hosts
         options = ["--host", host, "--port", str(port), "--no-dashboard"]
         self.start(folder / "scheduler", [*on, *DASK, "scheduler", *options])
-        one = ["--nworkers", "1", "--nthreads", "1", "--no-dashboard"]
-        for name, on in zip("ab", workers, strict=True):
-            self.start(folder / name, [*on, *DASK, "worker", self.address, *one], **env)
+        for name, on in zip("ab", workers, strict=False):
+            self.start(folder / name, [*on, *DASK, "worker", self.address, *ONE], **env)
 
     def start(self, folder, command, **env):
         folder.mkdir()
@@ -447,6 +458,7 @@ class Cluster:
 
 
 DASK = [sys.executable, "-m", "dask"]
+ONE = ["--nworkers", "1", "--nthreads", "1", "--no-dashboard"]
 
 
 @pytest.fixture
@@ -479,6 +491,23 @@ def test_dead_scheduler(folder):
 
 
 @pytest.mark.slow
+def test_a_scheduler_without_workers(folder, expected):
+    cluster = Cluster(folder, hosts=[()])
+    try:
+        one = Search(folder, DASK_SCHEDULER_ADDRESS=cluster.address)
+        told = "Dask's scheduler has no workers: start some, this waits\n"
+        deadline = time.monotonic() + 60
+        while told not in one.printed()[0]:
+            assert one.process.poll() is None and time.monotonic() < deadline, one.printed()
+            time.sleep(0.1)
+        cluster.start(folder / "a", [*DASK, "worker", cluster.address, *ONE])
+        assert (one.end(), one.printed()[1]) == (0, "")
+    finally:
+        cluster.stop()
+    check_small(uri(folder), expected)
+
+
+@pytest.mark.slow
 def test_a_killed_search_goes_on_while_the_cluster_still_fits(folder, cluster):
     env = {"DASK_SCHEDULER_ADDRESS": cluster.address}
     one = Search(folder, LONG, **env)
@@ -499,7 +528,7 @@ def test_a_scheduler_that_dies(folder, cluster, expected):
     cluster.processes[0].kill()
     began = time.monotonic()
     assert one.end() == 1
-    told = "Dask's scheduler is gone: start it, then this script, which goes on\n"
+    told = "Dask's scheduler is gone: start it and workers, then this script again\n"
     assert one.printed()[1] == told
     assert time.monotonic() - began < 40
     (parent,), children = runs_in(uri(folder))
