@@ -45,7 +45,7 @@ TRACKERS = {
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 QUIET |= {"DVC_NO_ANALYTICS": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
 QUIET |= {"TRACKIO_DIR": "trackio", "CLEARML_CACHE_DIR": "clearml"}
-MINUTES = 20  # that the job may take
+MINUTES = 10  # that the job may take
 
 
 class Environment:

@@ -43,7 +43,8 @@ def database():
     """A URI of PostgreSQL. In SQLite one writes at a time anyway."""
     postgres = Postgres()
     postgres.sql("CREATE ROLE many LOGIN PASSWORD 'many'", "CREATE DATABASE many OWNER many")
-    yield f"postgresql+psycopg://many:many@127.0.0.1:{postgres.port}/many"
+    where = f"127.0.0.1:{postgres.port}/many"
+    yield f"postgresql+psycopg://many:many@{where}"
     postgres.remove()
 
 

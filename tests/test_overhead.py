@@ -150,6 +150,10 @@ def test_the_page_shows_its_rows_and_picture():
             goal = overhead.GOALS[int(row[0])]
             kept = "kept" if float(row[2].split()[0]) <= goal else "missed"
             assert row[-1] == f"at most {goal:.2f}: {kept}"
+    times = {row[1]: float(row[2].split()[0]) for row in rows if row[0] == "5"}
+    assert (times["floor"] - 1) / (times["hypertune2"] - 1) == pytest.approx(2 / 3, rel=0.1)
+    base, tracked = (float(row[4].split()[0]) for row in rows[::2][:2])
+    assert (tracked - 1) * base == pytest.approx(170, rel=0.05)  # MB
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     alt = re.search(r"!\[(.*?)\]\(images/overhead\.png\)", page)[1]
     said = [row[2].split()[0] for row in rows if row[1] in ("hypertune2", "autolog")]

@@ -110,6 +110,11 @@ def test_the_page_shows_its_rows_and_picture():
     assert sorted(row[0] for row in rows) == sorted(pins)
     shown = [float(row[3].split()[0]) for row in rows if row[3]]
     assert shown == sorted(shown)
+    assert [row[0].split()[0] for row in rows][-2:] == ["mlflow", "aim"]
+    more, imports = (float(cell.split()[0]) for cell in rows[-2][1:3])
+    assert imports / more == pytest.approx(1 / 2, abs=0.05)
+    others = [float(row[2].split()[0]) for row in rows if not row[0].startswith("mlflow")]
+    assert sum(2 * other < imports for other in others) > len(others) / 2
     page = (ROOT / "docs" / "benchmarks.md").read_text()
     alt = re.search(r"!\[(.*?)\]\(images/peers\.png\)", page)[1]
     (mlflow,) = [row[3].split()[0] for row in rows if row[0].startswith("mlflow ")]

@@ -1,0 +1,138 @@
+"""What a second worker brings to hypertune3, and what it costs beside plain GridSearchCV.
+
+    pip install -r tests/requirements.txt
+    python benchmarks/workers.py                   # some ten minutes
+
+hypertune1 with n_jobs=1 and 2, which logs nothing, and hypertune3 on Dask's scheduler with one and
+two workers of one thread, on SQLite: the same search, with twice the trees. "Whole" is the
+process's wall-clock time; "search" is the time from the line that says that it begins to the next,
+in hypertune1 the fit. All take turns; medians over the rounds [least, most], ratios within a round.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import measure as tools
+from dask.distributed import LocalCluster
+from measure import ratios, spread
+
+SRC = Path(__file__).resolve().parent.parent / "src"
+GRID = {"n_estimators": [32, 64, 128, 256], "max_depth": [2, 4, 8, None]}
+PLAIN, LOGGED = "GridSearchCV", "hypertune3"
+BEGINS = "Fitting"
+
+
+def scripts(folder, grid):
+    """Copy src/ to FOLDER, with another GRID; {(what, workers): script}."""
+    shutil.copytree(SRC, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in "hypertune1", "hypertune3":
+        script = folder / f"{name}.py"
+        text, count = re.subn(r"^GRID = .*", f"GRID = {grid}", script.read_text(), flags=re.M)
+        assert count == 1
+        script.write_text(text)
+    plain = (folder / "hypertune1.py").read_text()
+    found = {}
+    for count in 1, 2:
+        text = plain.replace("n_jobs=-1", f"n_jobs={count}")
+        text = text.replace("search.fit(", f'print("{BEGINS}")\nsearch.fit(')
+        assert text.count(f"n_jobs={count}") == text.count(f'"{BEGINS}"') == 1
+        found[PLAIN, count] = folder / f"plain{count}.py"
+        found[PLAIN, count].write_text(text)
+        found[LOGGED, count] = folder / "hypertune3.py"
+    return found
+
+
+def run(script, env):
+    """Run SCRIPT; the seconds of all of it and of the search."""
+    env = os.environ | env | {"PYTHONUNBUFFERED": "1"}
+    began, search = time.perf_counter(), None
+    command, folder = [sys.executable, script], script.parent
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            if search is None and line.decode().startswith(BEGINS):
+                start, search = time.perf_counter(), 0
+            elif search == 0:
+                search = time.perf_counter() - start
+    assert process.returncode == 0, script
+    return time.perf_counter() - began, search
+
+
+def measure(rounds, grid, folder):
+    """{(what, workers): (whole, search) of each round}, in stores in FOLDER."""
+    found = {}
+    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with (
+        LocalCluster(n_workers=1, **options) as one,
+        LocalCluster(n_workers=2, **options) as two,
+    ):
+        clusters = {1: one, 2: two}
+        env = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        made = scripts(folder / "src", grid)
+        for number in range(rounds + 1):
+            for (what, count), script in made.items():
+                env["DASK_SCHEDULER_ADDRESS"] = clusters[count].scheduler_address
+                seconds = run(script, env)
+                if number:  # the first makes the database and has the workers import
+                    found.setdefault((what, count), []).append(seconds)
+    return found
+
+
+def table(found):
+    """Seconds, ratios to one worker and to GridSearchCV, as a table of Markdown."""
+    rows = []
+    for (what, count), values in found.items():
+        row = [what, count]
+        for part in 0, 1:
+            of_part = [value[part] for value in values]
+            one = [value[part] for value in found[what, 1]]
+            plain = [value[part] for value in found[PLAIN, count]]
+            row += [spread(of_part, 1, " s"), spread(ratios(of_part, one))]
+            row += [spread(ratios(of_part, plain))]
+        rows.append(row)
+    heads = [
+        f"{part}, {what}" for part in ("whole", "search") for what in ("s", "to 1", "to plain")
+    ]
+    return tools.table(["What", "Workers", *heads], rows)
+
+
+def plot(found):
+    """The searches' seconds by workers, in docs/images/workers.png."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for place, (what, color) in enumerate({PLAIN: "C7", LOGGED: "C0"}.items()):
+        for count in 1, 2:
+            seconds = [search for _, search in found[what, count]]
+            middle = statistics.median(seconds)
+            ends = [[middle - min(seconds)], [max(seconds) - middle]]
+            label = what if count == 1 else None
+            axes.bar(count + place * 0.4, middle, 0.38, yerr=ends, color=color, label=label)
+    axes.set_xticks([1.2, 2.2], ["1 worker", "2 workers"])
+    axes.set_ylabel("seconds of the search")
+    searches = {key: [search for _, search in values] for key, values in found.items()}
+    faster = statistics.median(ratios(searches[LOGGED, 1], searches[LOGGED, 2]))
+    dearer = statistics.median(ratios(searches[LOGGED, 2], searches[PLAIN, 2]))
+    axes.set_title(
+        f"Two workers search {faster:.2f} times as fast as one,\n"
+        f"and take {dearer:.2f} times what GridSearchCV does"
+    )
+    axes.legend()
+    tools.save(figure, "workers")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    with tempfile.TemporaryDirectory() as name:
+        found = measure(options.rounds, GRID, Path(name))
+    print(table(found))
+    plot(found)
