@@ -46,7 +46,7 @@ SIZES = [1, 8, 64]
 PROCESSES = 8
 EACH = 3  # candidates for each worker
 ALONE, DEFAULT = "Dask alone", "Dask alone, by default"
-# As server/.env.example has it: with MLflow's 15 connections, 16 log_batch at once may fail.
+# As server/.env.example has it: with MLflow's 15 connections, 15 log_batch at once may fail.
 SERVER = WITHOUT_JOBS | {"MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "40"}
 
 
@@ -76,8 +76,10 @@ def workers(count, saturation=1.0):
         dask.config.set({"scheduler-address": cluster.scheduler_address}),
     ):
         os.environ["DASK_SCHEDULER_ADDRESS"] = cluster.scheduler_address
-        yield cluster
-        del os.environ["DASK_SCHEDULER_ADDRESS"]
+        try:
+            yield cluster
+        finally:
+            del os.environ["DASK_SCHEDULER_ADDRESS"]
 
 
 def search(uri, count, seconds):
@@ -151,9 +153,13 @@ def efficiencies(sizes, rounds, seconds):
 
 def spent(process):
     """The processor's seconds of a process and of all that it has started."""
-    own = process.cpu_times()
+    try:
+        own = process.cpu_times()
+        children = process.children()
+    except psutil.NoSuchProcess:  # it has just ended, and its parent counts it
+        return 0
     own = own.user + own.system + own.children_user + own.children_system
-    return own + sum(spent(child) for child in process.children())
+    return own + sum(spent(child) for child in children)
 
 
 def costs(size, rounds, count):

@@ -89,6 +89,7 @@ def search(candidates, X, y, uri, parent):
     line = "{task.completed} of {task.total}: {task.description}"
     # Without an address Dask starts workers here, and a web page on port 8787, maybe in use.
     here = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    here |= {"threads_per_worker": 1}
     here = {} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CommClosedError
     with Client(timeout=10, **here) as dask, Progress(line, disable=not sys.stdout.isatty()) as bar:
@@ -114,6 +115,7 @@ def search(candidates, X, y, uri, parent):
             text = ", ".join(f"{count} {what}" for what, count in counts.items())
             bar.update(task, advance=1, description=f"{text}, best {best:.4f}")
     print(f"{len(candidates)} candidates: {text}")
+    return counts["failed"]
 
 
 def end(runs, status, **tags):
@@ -169,7 +171,7 @@ def main():
         }
         print(f"Fitting {FOLDS} folds of each candidate: some seconds", flush=True)
         try:
-            search(candidates, X_train, y_train, uri, parent)
+            failed = search(candidates, X_train, y_train, uri, parent)
         finally:  # after Ctrl-C too; what a dead worker began stays RUNNING otherwise
             end(children(parent, RUNNING), "KILLED")
 
@@ -177,6 +179,8 @@ def main():
         found = {child.data.tags["candidate"]: child for child in children(parent, FINISHED)}
         if not found:
             sys.exit("All candidates failed: see the tag `error` of the children")
+        if len(found) + failed < len(candidates):
+            sys.exit("Another start of this search ended runs of it: start it once more")
         results = pd.DataFrame({name: child.data.metrics for name, child in found.items()}).T
         results = results.reindex(name for name in candidates if name in found)
         results["rank_test_score"] = results["mean_test_score"].rank(method="min", ascending=False)
@@ -188,7 +192,6 @@ def main():
         forest = RandomForestClassifier(random_state=SEED, **candidates[best])
         forest.fit(X_train, y_train)
         best_score, test_accuracy = results["mean_test_score"][best], forest.score(X_test, y_test)
-        mlflow.log_params({f"best_{name}": value for name, value in candidates[best].items()})
         mlflow.log_metrics({"best_cv_score": best_score, "test_accuracy": test_accuracy})
         # A kill may have come just here, and left half a model.
         of_parent = f"source_run_id = '{parent.run_id}'"
@@ -201,6 +204,8 @@ def main():
             skops_trusted_types=["sklearn.tree._tree.Tree"],
             pip_requirements=REQUIREMENTS,
         )
+        # Last: a param can't change, and the best may, if a candidate that failed is tried again.
+        mlflow.log_params({f"best_{name}": value for name, value in candidates[best].items()})
 
     # %% Result
     columns = ["rank_test_score", "mean_test_score", "std_test_score"]
@@ -224,9 +229,10 @@ def may_run(run, tags):
 
 
 def began(number):
-    """The second in which the process of this number began; 0 if there is none."""
+    """The second in which the process of this number began; 0 if none is alive."""
     try:
-        return int(psutil.Process(number).create_time())
+        process = psutil.Process(number)
+        return 0 if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time())
     except psutil.NoSuchProcess:
         return 0
 

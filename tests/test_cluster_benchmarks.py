@@ -1,5 +1,6 @@
 """The benchmarks of hypertune3 on a cluster run real searches, and the page shows their figures."""
 
+import os
 import re
 
 import cluster
@@ -34,20 +35,20 @@ def test_simulated_workers_log_what_real_ones_do(sleeps):
     with cluster.servers() as (started, _), cluster.workers(16) as sixteen:
         assert len(sixteen.workers) == 8
         for server in started.values():
-            assert cluster.search(server.uri, 20, 0.1) > 0.2
+            assert cluster.search(server.uri, 20, 2) > 4
             (parent,), children = runs_in(server.uri, "cluster")
             assert len(finished(children)) == 20
             for child in children:
                 assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
                 assert child.data.params["max_depth"] == "8"
                 assert len(child.data.metrics) == 8
-                assert child.data.metrics["mean_fit_time"] == pytest.approx(0.02)
+                assert child.data.metrics["mean_fit_time"] == pytest.approx(0.4)
             order = sorted(child.info.start_time for child in children)
             ends = sorted(child.info.end_time for child in children)
             assert order[15] < ends[0]  # sixteen at once
     found = cluster.efficiencies([2], 1, 0.5)
     assert set(found) == {(row[0], 2) for row in EFFICIENCY}
-    assert all(0 < value <= 1 for (value,) in found.values())
+    assert all(0.1 < value <= 1 for (value,) in found.values())
     assert found[cluster.ALONE, 2] > found["SQLite", 2]
     made = cluster.costs(2, 1, 4)
     assert [row[0] for row in COSTS] == list(made)
@@ -74,7 +75,7 @@ def test_a_kill_and_what_is_repeated(folder):
     script = lesson(folder, {"n_estimators": [16, 64, 256], "max_depth": [2, 8]})
     kill = resume.kill_and_resume(script / "src" / "hypertune3.py", folder, 2, 0.1)
     at_kill, under_way, repeated = kill
-    assert at_kill >= 2 and repeated <= under_way <= 2
+    assert at_kill >= 2 and repeated <= under_way <= os.cpu_count()
     (parent,), children = runs_in(uri(folder))
     assert parent.info.status == "FINISHED" and len(finished(children)) == 6
     assert len(children) == 6 + repeated
@@ -100,7 +101,7 @@ def test_what_the_page_says_of_a_second_worker():
     assert logged1[5] == pytest.approx(1 + 1 / 7, abs=0.02)
     assert logged2[5] == pytest.approx(1, abs=0.02)
     for logged, plain in (logged1, plain1), (logged2, plain2):
-        assert 2 < logged[0] - plain[0] < 4.5
+        assert 2.45 < logged[0] - plain[0] < 4.25
 
 
 def test_what_the_page_says_of_64_workers():

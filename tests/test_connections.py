@@ -33,9 +33,13 @@ def log_at_once(server):
                 client.log_batch(run_id, metrics=[Metric("accuracy", step, 0, step)])
         except MlflowException as error:
             return str(error).split(" reached")[0]
-        return client.get_run(run_id).data.metrics["accuracy"]
 
-    return Counter(at_once(*[lambda run_id=run_id: log(run_id) for run_id in runs]))
+    found = at_once(*[lambda run_id=run_id: log(run_id) for run_id in runs])
+    last = [
+        error or client.get_run(run).data.metrics["accuracy"]
+        for run, error in zip(runs, found, strict=True)
+    ]
+    return Counter(last)
 
 
 @pytest.fixture(scope="module")

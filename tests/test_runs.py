@@ -458,13 +458,10 @@ def test_the_calls_leave_what_their_comments_say(calls):
     assert tags == {"dataset": "wine", "purpose": "example", "reviewed": "no"}
     folder = Path(download_artifacts(run.info.artifact_uri))
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    assert files == [
-        "classes.json",
-        *(f"code/{path.name}" for path in sorted((ROOT / "benchmarks").glob("*.py"))),
-        "loss.png",
-        "setup/requirements.txt",
-        "summary.txt",
-    ]
+    benchmarks = ROOT / "benchmarks"
+    code = [f"code/{path.relative_to(benchmarks)}" for path in benchmarks.rglob("*.py")]
+    others = ["classes.json", "loss.png", "setup/requirements.txt", "summary.txt"]
+    assert files == sorted([*code, *others])
     assert json.loads((folder / "classes.json").read_text()) == {"classes": [0, 1, 2]}
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
