@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from forks import launchers
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a user's shell has, less what belongs to MLflow, its stores and pytest.
@@ -21,6 +22,13 @@ OWN = ("MLFLOW", "PYTEST", "DAGSHUB", "AWS", "PG", "RCLONE")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
 ENV |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
+# A search in one process: to start others takes longer than half of the search.
+ENV["LOKY_MAX_CPU_COUNT"] = "1"
+# What runs a script: a fork if the system has them, see forks.py.
+PYTHON = sys.executable
+if sys.platform == "linux":
+    PYTHON = Path(launchers(ENV)) / "python"
+    ENV["PATH"] = f"{PYTHON.parent}{os.pathsep}{ENV['PATH']}"
 
 # For servers of which a test needs no more than runs: GenAI's jobs are eight processes more.
 WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -48,9 +56,9 @@ def at_once(*calls):
         return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
-def run_script(name, cwd, *args, root=ROOT, **env):
+def run_script(name, cwd, *args, root=ROOT, python=PYTHON, **env):
     """Run src/NAME.py; return the finished process with its text."""
-    return run([sys.executable, root / "src" / f"{name}.py", *args], cwd, **env)
+    return run([python, root / "src" / f"{name}.py", *args], cwd, **env)
 
 
 def uri(folder):
