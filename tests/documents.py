@@ -193,7 +193,7 @@ pages = Sybil(
         exits,
     ],
     path=str(ROOT),
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
     excludes=["mlruns/*"],
     setup=begin,
     teardown=end,
