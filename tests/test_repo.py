@@ -14,9 +14,50 @@ def tracked_files():
     return [ROOT / name for name in listed.stdout.splitlines()]
 
 
+def which_tests_run(name, text):
+    """The tests in TEXT that name the script outside a docstring, by themselves or by a helper."""
+    names = {}
+    running = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign):
+            defined = ast.unparse(node.targets[0])
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined = node.name
+        else:
+            continue
+        parts = list(ast.walk(node))
+        names[defined] = {getattr(part, "id", getattr(part, "arg", None)) for part in parts}
+        docstrings = {part.value for part in parts if isinstance(part, ast.Expr)}
+        texts = [
+            part.value
+            for part in parts
+            if isinstance(part, ast.Constant) and part not in docstrings
+        ]
+        if any(re.search(rf"^{name}(\.py)?$|\bfrom {name} import ", str(each)) for each in texts):
+            running.add(defined)
+    while more := {defined for defined in names if names[defined] & running} - running:
+        running |= more
+    return [defined for defined in names if defined in running and defined.startswith("test_")]
+
+
 @pytest.mark.parametrize("script", [*LESSONS, ROOT / "src/tracking.py"], ids=lambda p: p.stem)
-def test_script_has_tests(script):
-    assert "\ndef test_" in (ROOT / "tests" / f"test_{script.stem}.py").read_text()
+def test_script_has_tests_that_run_it(script):
+    assert which_tests_run(script.stem, (ROOT / "tests" / f"test_{script.stem}.py").read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('def test_a(store):\n store.lesson("basic_run")', ["test_a"]),
+        ('PATH = SRC / "basic_run.py"\ndef go():\n run(PATH)\ndef test_a():\n go()', ["test_a"]),
+        ('def done():\n run_script("basic_run")\ndef test_a(done):\n pass', ["test_a"]),
+        ('def done():\n run_script("basic_run")\ndef test_a():\n pass', []),
+        ('def test_a(store):\n "basic_run"\n store.lesson("autolog")', []),
+        ('def test_a(store):\n store.lesson("basic_runs")', []),
+    ],
+)
+def test_tests_that_run_a_script_are_found(text, found):
+    assert which_tests_run("basic_run", text) == found
 
 
 @pytest.mark.parametrize("script", LESSONS, ids=lambda p: p.stem)
@@ -39,13 +80,16 @@ def test_no_run_data_in_git():
 
 
 def test_every_picture_is_shown_and_made():
-    pages = "".join(page.read_text() for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+    shown = set()
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for path in re.findall(r"!\[[^]]{40,}\]\(([\w./-]+)\)", page.read_text()):
+            shown.add((page.parent / path).resolve())
     makers = [ROOT / "tests/test_pictures.py", *ROOT.glob("benchmarks/*.py")]
     made = "".join(path.read_text() for path in makers)
     pictures = list((ROOT / "docs" / "images").iterdir())
     assert {path for path in tracked_files() if path.parent.name == "images"} == set(pictures)
     for picture in pictures:
-        assert re.search(rf"!\[[^]]{{40,}}\]\((docs/)?images/{picture.name}\)", pages), picture.name
+        assert picture in shown, picture.name
         assert picture.suffix == ".png" and f'"{picture.stem}"' in made, picture.name
         assert picture.stat().st_size < 200_000, picture.name
 
