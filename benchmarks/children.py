@@ -12,11 +12,9 @@ ratio to its own with the fewest children. docs/images/children.png shows both.
 """
 
 import argparse
-import logging
 import os
 import sqlite3
 import statistics
-import sys
 import tempfile
 import time
 import uuid
@@ -35,10 +33,7 @@ from measure import ratios, spread
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.store.tracking.dbmodels import models
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from running import WITHOUT_JOBS, Server  # noqa: E402
-from team import Postgres  # noqa: E402
+from services import WITHOUT_JOBS, Postgres, Server
 
 LAST = 8
 THREADS = 4
@@ -217,12 +212,7 @@ def make_stores(folder, counts, started):
             started.callback(server.stop)
             uri = server.uri
         elif name == "PostgreSQL":
-            user = f"bench{number}"
-            postgres.sql(
-                f"CREATE ROLE {user} LOGIN PASSWORD 'bench'", f"CREATE DATABASE {user} OWNER {user}"
-            )
-            uri = f"postgresql+psycopg://{user}:bench@127.0.0.1:{postgres.port}/{user}"
-            database = uri
+            uri = database = postgres.make_database(f"bench{number}")
         stores[name, count] = Store(uri, database, count)
     return stores
 
@@ -337,9 +327,7 @@ if __name__ == "__main__":
     counts, note = [16, 100, 1000, 10000], "of a parent, ascending; the first from 8 to 100"
     parser.add_argument("--counts", type=int, nargs="+", default=counts, help=note)
     options = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    tools.quiet()
     costs = measure(options.rounds, options.counts)
     print(by_form(costs), by_count(costs), finding(costs), sep="\n\n")
     picture(costs)

@@ -30,14 +30,12 @@ import measure as tools
 import numpy as np
 import psutil
 from dask.distributed import Client, LocalCluster
+from lessons import SRC
 from measure import spread
 from mlflow import MlflowClient
+from services import WITHOUT_JOBS, Postgres, Server
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
-from running import WITHOUT_JOBS, Server  # noqa: E402
-from team import Postgres  # noqa: E402
-
+sys.path.insert(0, str(SRC))
 import hypertune3  # noqa: E402
 
 # Imported, the lesson takes itself for a worker, which Ctrl-C doesn't end.
@@ -114,38 +112,32 @@ def sleep(count, seconds):
 
 @contextlib.contextmanager
 def servers():
-    """{database: the MLflow server on it}, and the process of PostgreSQL."""
+    """{database: the MLflow server on it}, and the process ID of PostgreSQL."""
     with ExitStack() as stack:
         postgres, started = Postgres(), {}
         stack.callback(postgres.remove)
-        postgres.sql(
-            "CREATE ROLE bench LOGIN PASSWORD 'bench'", "CREATE DATABASE bench OWNER bench"
-        )
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stores = {"SQLite": f"sqlite:///{folder}/bench.db"}
-        where = f"127.0.0.1:{postgres.port}/bench"
-        stores["PostgreSQL"] = f"postgresql+psycopg://bench:bench@{where}"
+        stores["PostgreSQL"] = postgres.make_database("bench")
         for database, store in stores.items():
             (folder / database).mkdir()
             command = ["server", "--workers", "1", "--backend-store-uri", store]
             started[database] = Server(folder / database, *command, **SERVER)
             stack.callback(started[database].stop)
-        pid = int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
-        yield started, psutil.Process(pid)
+        yield started, int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
 
 
-def efficiencies(sizes, rounds, seconds):
-    """{(what, size): efficiency in each round}."""
+def efficiencies(started, sizes, rounds, seconds):
+    """{(what, size): efficiency in each round}, what being a database of the servers or Dask."""
     found = {}
-    with servers() as (started, _):
-        for size in sizes:
-            count, ideal = EACH * size, EACH * seconds
-            with workers(size):
-                for _ in range(rounds):
-                    for database, server in started.items():
-                        took = search(server.uri, count, seconds)
-                        found.setdefault((database, size), []).append(ideal / took)
-                    found.setdefault((ALONE, size), []).append(ideal / sleep(count, seconds))
+    for size in sizes:
+        count, ideal = EACH * size, EACH * seconds
+        with workers(size):
+            for _ in range(rounds):
+                for database, server in started.items():
+                    took = search(server.uri, count, seconds)
+                    found.setdefault((database, size), []).append(ideal / took)
+                found.setdefault((ALONE, size), []).append(ideal / sleep(count, seconds))
     with workers(size, 1.1):  # the last, the most
         found[DEFAULT, size] = [ideal / sleep(count, seconds) for _ in range(rounds)]
     return found
@@ -162,20 +154,24 @@ def spent(process):
     return own + sum(spent(child) for child in children)
 
 
-def costs(size, rounds, count):
+def costs(started, postgres, size, rounds, count):
     """{database: its rounds}: children per second, and what spends how many ms on a child."""
+
+    def seconds(server):
+        """By part, what it has spent so far."""
+        parts = {"server": [server.process.pid], "PostgreSQL": [postgres]}
+        parts["workers"] = [worker.pid for worker in cluster.workers.values()]
+        so_far = {part: sum(spent(psutil.Process(pid)) for pid in parts[part]) for part in parts}
+        # Dask's scheduler is a part of this process, and so is the search.
+        return so_far | {"scheduler and search": time.process_time()}
+
     found = {}
-    with servers() as (started, postgres), workers(size) as cluster:
+    with workers(size) as cluster:
         for _ in range(rounds):
             for database, server in started.items():
-                parts = {"server": [psutil.Process(server.process.pid)], "PostgreSQL": [postgres]}
-                parts["workers"] = [psutil.Process(one.pid) for one in cluster.workers.values()]
-                before = {part: sum(map(spent, all_of)) for part, all_of in parts.items()}
-                # Dask's scheduler is a part of this process, and so is the search.
-                before["scheduler and search"] = time.process_time()
+                before = seconds(server)
                 took = search(server.uri, count, 0)
-                after = {part: sum(map(spent, all_of)) for part, all_of in parts.items()}
-                after["scheduler and search"] = time.process_time()
+                after = seconds(server)
                 ms = {part: (after[part] - before[part]) / count * 1000 for part in after}
                 found.setdefault(database, []).append({"rate": count / took} | ms)
     return found
@@ -223,21 +219,16 @@ def plot(found, sizes, seconds):
     tools.save(figure, "cluster")
 
 
-def quiet():
-    """Nothing of MLflow's on the terminal, here and in the workers, which inherit it."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15, help="of a candidate")
     options = parser.parse_args()
-    quiet()
-    found = efficiencies(SIZES, options.rounds, options.seconds)
+    tools.quiet()
+    with servers() as (started, _):
+        found = efficiencies(started, SIZES, options.rounds, options.seconds)
     print(table(found, SIZES))
     plot(found, SIZES, options.seconds)
     print()
-    print(costs_table(costs(SIZES[-1], options.rounds, 256)))
+    with servers() as (started, postgres):
+        print(costs_table(costs(started, postgres, SIZES[-1], options.rounds, 256)))

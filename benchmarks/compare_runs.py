@@ -15,8 +15,6 @@ size, and what each child more than in the row above adds to the median.
 
 import argparse
 import itertools
-import logging
-import os
 import random
 import statistics
 import subprocess
@@ -27,11 +25,12 @@ from pathlib import Path
 
 import measure as tools
 import sqlalchemy
+from lessons import SRC
 from measure import ratios, spread
 from mlflow import MlflowClient
 from mlflow.store.tracking.dbmodels import models
+from services import ENV
 
-SRC = Path(__file__).resolve().parent.parent / "src"
 FOLDS = [f"split{fold}_test_score" for fold in range(5)]
 METRICS = [*FOLDS, "mean_test_score", "std_test_score", "rank_test_score", "mean_fit_time"]
 # Run with the store's URI and the search's ID: the seconds of each way and how many it fetched.
@@ -86,22 +85,22 @@ def make(uri, count):
     rows = {table: [] for table in (models.SqlRun, models.SqlParam, models.SqlTag)}
     rows |= {models.SqlMetric: [], models.SqlLatestMetric: []}
     for number, (depth, trees) in enumerate(params_of(count)):
-        run, now = uuid.UUID(int=draw.getrandbits(128)).hex, parent.start_time + number
+        run_id, now = uuid.UUID(int=draw.getrandbits(128)).hex, parent.start_time + number
         name = f"{trees} trees, depth {depth or 'unlimited'}"
         rows[models.SqlRun].append(
-            {"run_uuid": run, "name": name, "experiment_id": int(experiment), "user_id": "ada"}
+            {"run_uuid": run_id, "name": name, "experiment_id": int(experiment), "user_id": "ada"}
             | {"status": "FINISHED", "start_time": now, "end_time": now + 20, "source_version": ""}
             | {"lifecycle_stage": "active", "source_type": "UNKNOWN", "source_name": ""}
-            | {"entry_point_name": "", "artifact_uri": f"{parent.artifact_uri}/../../{run}"}
+            | {"entry_point_name": "", "artifact_uri": f"{parent.artifact_uri}/../../{run_id}"}
         )
         for key, value in {"max_depth": depth, "n_estimators": trees}.items():
-            rows[models.SqlParam].append({"run_uuid": run, "key": key, "value": str(value)})
+            rows[models.SqlParam].append({"run_uuid": run_id, "key": key, "value": str(value)})
         tags = {"runName": name, "parentRunId": parent.run_id, "user": "ada"}
         for key, value in (tags | {"source.name": "hypertune2.py", "source.type": "LOCAL"}).items():
-            tag = {"run_uuid": run, "key": f"mlflow.{key}", "value": value}
+            tag = {"run_uuid": run_id, "key": f"mlflow.{key}", "value": value}
             rows[models.SqlTag].append(tag)
         for key in METRICS:
-            metric = {"run_uuid": run, "key": key, "value": 0.9 + draw.random() / 20}
+            metric = {"run_uuid": run_id, "key": key, "value": 0.9 + draw.random() / 20}
             metric |= {"timestamp": now, "step": 0, "is_nan": False}
             rows[models.SqlMetric].append(metric)
             rows[models.SqlLatestMetric].append(metric)
@@ -118,7 +117,7 @@ def script(uri):
     """Run the lesson; return its seconds and peak memory in MB."""
     # By a small process, since Linux counts the memory of the one that starts it as well.
     command = [sys.executable, "-c", PEAK, sys.executable, SRC / "compare_runs.py"]
-    env = os.environ | {"MLFLOW_TRACKING_URI": uri, "MPLBACKEND": "agg"}
+    env = ENV | {"MLFLOW_TRACKING_URI": uri, "MPLBACKEND": "agg"}
     seconds, kilobytes = subprocess.check_output(command, text=True, env=env).split()
     return float(seconds), float(kilobytes) / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
@@ -126,7 +125,7 @@ def script(uri):
 def fetch(uri, experiment, parent, count):
     """Seconds of the ways to fetch all children."""
     command = [sys.executable, "-c", FETCH, uri, experiment, parent]
-    lines = subprocess.check_output(command, text=True).splitlines()
+    lines = subprocess.check_output(command, text=True, env=ENV).splitlines()
     assert [int(line.split()[1]) for line in lines] == [count] * 4
     return [float(line.split()[0]) for line in lines]
 
@@ -169,8 +168,5 @@ if __name__ == "__main__":
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    tools.quiet()
     print(table(measure(options.sizes, options.rounds)))

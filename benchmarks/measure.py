@@ -1,5 +1,7 @@
 """What the benchmarks share: medians with their spread, tables of Markdown, and pictures."""
 
+import logging
+import os
 import statistics
 from pathlib import Path
 
@@ -9,6 +11,14 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+
+
+def quiet():
+    """Nothing of MLflow's on the terminal, here and in the processes that this one starts."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    for name in "mlflow", "alembic":
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def spread(values, digits=2, unit=""):

@@ -16,7 +16,6 @@ hypertune1, and for the others each round's ratio to it. The longer search has 8
 
 import argparse
 import contextlib
-import os
 import re
 import statistics
 import subprocess
@@ -29,9 +28,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import measure as tools
 import psutil
+from lessons import SRC
 from measure import ratios, spread
+from services import ENV
 
-SRC = Path(__file__).resolve().parent.parent / "src"
 # The lesson, imports before its own, and what it does before all else.
 FORMS = {
     "hypertune1": ("hypertune1", "", ""),
@@ -54,20 +54,20 @@ GOALS = {5: 1.4, 80: 1.12}  # hypertune2's time to hypertune1's, by folds
 
 def script(form, folds):
     """The text of a form of the search, which says when its imports are done."""
-    lesson, imports, first = FORMS[form]
-    text = imports + (SRC / f"{lesson}.py").read_text()
+    name, imports, first = FORMS[form]
+    text = imports + (SRC / f"{name}.py").read_text()
     text, once = re.subn(
         r"^SEED = ", f"print('imported', flush=True)\n{first}\nSEED = ", text, flags=re.M
     )
     text, again = re.subn(r"\b(cv=|FOLDS = )5\b", rf"\g<1>{folds}", text)
-    assert once == again == 1, f"{lesson}.py has other lines"
+    assert once == again == 1, f"{name}.py has other lines"
     return text
 
 
-def run(file):
+def spent(file):
     """Run the script; return its seconds, those after its imports, and two peaks in MB."""
     uri = f"sqlite:///{file.parent}/mlflow.db"
-    env = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(SRC), "MPLBACKEND": "agg"}
+    env = ENV | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(SRC), "MPLBACKEND": "agg"}
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, file],
@@ -107,10 +107,10 @@ def measure(folder, rounds, folds=5):
     found = {form: {what: [] for what in WHATS} for form in FORMS}
     for form in FORMS:
         (folder / f"{form}.py").write_text(script(form, folds))
-    run(folder / "hypertune2.py")  # makes the store, and warms the disk's cache
+    spent(folder / "hypertune2.py")  # makes the store, and warms the disk's cache
     for _ in range(rounds):
         for form, values in found.items():
-            for what, value in zip(WHATS, run(folder / f"{form}.py"), strict=True):
+            for what, value in zip(WHATS, spent(folder / f"{form}.py"), strict=True):
                 values[what].append(value)
     return found
 
@@ -182,7 +182,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--long", action="store_true", help="also the search with 80 folds")
     options = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     searches = {}
     for folds in (5, 80) if options.long else (5,):
         with tempfile.TemporaryDirectory() as name:

@@ -27,10 +27,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import measure as tools
+from lessons import SRC
 from measure import ratios, spread
+from services import ENV
 
 HERE = Path(__file__).resolve().parent
-SRC = HERE.parent / "src"
 JOB = [f"{package}=={version(package)}" for package in ("scikit-learn", "pandas")]
 TRACKERS = {
     "mlflow": f"mlflow=={version('mlflow')}",
@@ -42,7 +43,7 @@ TRACKERS = {
     "clearml": "clearml==2.1.12",
 }
 # No reports on their use, and nothing outside the folder.
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
+QUIET = {"WANDB_ERROR_REPORTING": "false"}
 QUIET |= {"DVC_NO_ANALYTICS": "true", "HF_HUB_DISABLE_TELEMETRY": "1"}
 QUIET |= {"TRACKIO_DIR": "trackio", "CLEARML_CACHE_DIR": "clearml"}
 MINUTES = 10  # that the job may take
@@ -54,8 +55,8 @@ class Environment:
     def __init__(self, folder, name, job):
         self.name, self.folder = name, folder / f"{name}-runs"
         self.bin = folder / name / "bin"
-        self.env = os.environ | QUIET | {"HOME": str(self.folder)}
-        self.env |= {"PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"}
+        self.env = ENV | QUIET | {"HOME": str(self.folder)}
+        self.env |= {"PATH": f"{self.bin}{os.pathsep}{ENV['PATH']}"}
         self.env |= {"PYTHONPATH": os.pathsep.join([str(self.folder), str(HERE / "peers")])}
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
@@ -63,7 +64,7 @@ class Environment:
         if not self.bin.exists():
             venv.create(folder / name, with_pip=True)
         pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        self.run(*pip, *JOB, TRACKERS[name], HOME=os.environ["HOME"])
+        self.run(*pip, *JOB, TRACKERS[name], HOME=ENV["HOME"])
         if name == "dvclive":  # wants a git repo with DVC
             self.command("git", "init", "-q")
             self.command("dvc", "init", "-q")

@@ -10,7 +10,6 @@ does, repeats all that were fitted before the kill.
 """
 
 import argparse
-import logging
 import os
 import random
 import subprocess
@@ -21,19 +20,18 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import measure as tools
+from lessons import SRC
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from services import ENV
 
-SCRIPT = Path(__file__).resolve().parent.parent / "src" / "hypertune3.py"
+SCRIPT = SRC / "hypertune3.py"
 
 
 def children(uri):
     """The children in the store."""
-    try:
-        experiment = MlflowClient(uri).get_experiment_by_name("hypertune3")
-    except MlflowException:  # the store is being made
-        return []
-    runs = MlflowClient(uri).search_runs([experiment.experiment_id]) if experiment else []
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("hypertune3")
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
     return [run for run in runs if "mlflow.parentRunId" in run.data.tags]
 
 
@@ -48,7 +46,7 @@ def kill_and_resume(script, folder, fits, wait):
     Returns how many were finished and under way at the kill, and how many were repeated.
     """
     uri = f"sqlite:///{folder}/mlflow.db"
-    command, env = [sys.executable, script], os.environ | {"MLFLOW_TRACKING_URI": uri}
+    command, env = [sys.executable, script], ENV | {"MLFLOW_TRACKING_URI": uri}
     MlflowClient(uri).search_experiments()  # makes the store
     null = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # it speaks of the kill
     with subprocess.Popen(command, cwd=folder, env=env, **null) as search:
@@ -102,8 +100,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=8, help="how many kills")
     options = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    tools.quiet()
     found = measure(SCRIPT, options.rounds)
     print(table(found))
     plot(found)

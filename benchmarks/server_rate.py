@@ -10,13 +10,11 @@ and each round's ratio to SQLite with one worker and one client: median [least, 
 """
 
 import argparse
-import logging
-import os
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -24,10 +22,7 @@ import measure as tools
 from measure import ratios, spread
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from running import WITHOUT_JOBS, Server  # noqa: E402
-from team import Postgres  # noqa: E402
+from services import WITHOUT_JOBS, Postgres, Server
 
 # Number of workers and other options.
 SERVERS = {
@@ -68,35 +63,36 @@ def rate(uri, experiment_id, clients, seconds):
     return count / (time.perf_counter() - began)
 
 
-def measure(rounds, seconds):
-    """{(database, workers, clients): runs per second of each round}."""
-    postgres = Postgres()
-    servers, rates = {}, {}
-    with tempfile.TemporaryDirectory() as name:
-        try:
-            for number, ((database, workers), options) in enumerate(SERVERS.items()):
-                folder = Path(name, str(number))
-                folder.mkdir()
-                store = f"sqlite:///{folder}/mlflow.db"
-                if database == "PostgreSQL":
-                    postgres.sql(
-                        f"CREATE ROLE bench{number} LOGIN PASSWORD 'bench'",
-                        f"CREATE DATABASE bench{number} OWNER bench{number}",
-                    )
-                    where = f"127.0.0.1:{postgres.port}/bench{number}"
-                    store = f"postgresql+psycopg://bench{number}:bench@{where}"
-                command = ["server", "--workers", workers[0], "--backend-store-uri", store]
-                server = Server(folder, *command, *options, **WITHOUT_JOBS)
-                experiment = MlflowClient(server.uri).create_experiment("rate")
-                servers[database, workers] = server, experiment
-            for _, clients in product(range(rounds), [1, 8]):
-                for key, (server, experiment) in servers.items():
-                    found = rate(server.uri, experiment, clients, seconds)
-                    rates.setdefault((*key, clients), []).append(found)
-        finally:
-            for server, _ in servers.values():
-                server.stop()
-            postgres.remove()
+@contextmanager
+def servers():
+    """{(database, workers): its MLflow server}."""
+    with ExitStack() as stack:
+        postgres, started = Postgres(), {}
+        stack.callback(postgres.remove)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for number, ((database, workers), options) in enumerate(SERVERS.items()):
+            place = folder / str(number)
+            place.mkdir()
+            store = f"sqlite:///{place}/mlflow.db"
+            if database == "PostgreSQL":
+                store = postgres.make_database(f"bench{number}")
+            command = ["server", "--workers", workers[0], "--backend-store-uri", store]
+            started[database, workers] = Server(place, *command, *options, **WITHOUT_JOBS)
+            stack.callback(started[database, workers].stop)
+        yield started
+
+
+def measure(started, rounds, seconds):
+    """{(database, workers, clients): runs per second in each round} of the servers."""
+    rates = {}
+    clients = {key: MlflowClient(server.uri) for key, server in started.items()}
+    experiments = {
+        key: MlflowClient(server.uri).create_experiment("rate") for key, server in started.items()
+    }
+    for _, clients in product(range(rounds), [1, 8]):
+        for key, server in started.items():
+            found = rate(server.uri, experiments[key], clients, seconds)
+            rates.setdefault((*key, clients), []).append(found)
     return rates
 
 
@@ -115,7 +111,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3, help="for each measurement")
     options = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    print(table(measure(options.rounds, options.seconds)))
+    tools.quiet()
+    with servers() as started:
+        print(table(measure(started, options.rounds, options.seconds)))

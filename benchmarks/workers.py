@@ -10,9 +10,6 @@ in hypertune1 the fit. All take turns; medians over the rounds [least, most], ra
 """
 
 import argparse
-import os
-import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,45 +20,41 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import measure as tools
 from dask.distributed import LocalCluster
+from lessons import copy_with_grid
 from measure import ratios, spread
+from services import ENV
 
-SRC = Path(__file__).resolve().parent.parent / "src"
 GRID = {"n_estimators": [32, 64, 128, 256], "max_depth": [2, 4, 8, None]}
 PLAIN, LOGGED = "GridSearchCV", "hypertune3"
 BEGINS = "Fitting"
 
 
 def scripts(folder, grid):
-    """Copy src/ to FOLDER, with another GRID; {(what, workers): script}."""
-    shutil.copytree(SRC, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in "hypertune1", "hypertune3":
-        script = folder / f"{name}.py"
-        text, count = re.subn(r"^GRID = .*", f"GRID = {grid}", script.read_text(), flags=re.M)
-        assert count == 1
-        script.write_text(text)
-    plain = (folder / "hypertune1.py").read_text()
+    """Make the scripts in FOLDER, with another GRID; {(what, workers): script}."""
+    plain = copy_with_grid(folder / "plain", "hypertune1", grid)
+    logged = copy_with_grid(folder / "logged", "hypertune3", grid)
     found = {}
     for count in 1, 2:
-        text = plain.replace("n_jobs=-1", f"n_jobs={count}")
+        text = plain.read_text().replace("n_jobs=-1", f"n_jobs={count}")
         text = text.replace("search.fit(", f'print("{BEGINS}")\nsearch.fit(')
         assert text.count(f"n_jobs={count}") == text.count(f'"{BEGINS}"') == 1
-        found[PLAIN, count] = folder / f"plain{count}.py"
+        found[PLAIN, count] = plain.with_name(f"plain{count}.py")
         found[PLAIN, count].write_text(text)
-        found[LOGGED, count] = folder / "hypertune3.py"
+        found[LOGGED, count] = logged
     return found
 
 
-def run(script, env):
-    """Run SCRIPT; the seconds of all of it and of the search."""
-    env = os.environ | env | {"PYTHONUNBUFFERED": "1"}
+def seconds(script, env):
+    """Run SCRIPT; return the seconds of all of it and of the search."""
+    env = ENV | env | {"PYTHONUNBUFFERED": "1"}
     began, search = time.perf_counter(), None
     command, folder = [sys.executable, script], script.parent
     with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE) as process:
         for line in process.stdout:
             if search is None and line.decode().startswith(BEGINS):
-                start, search = time.perf_counter(), 0
+                fits, search = time.perf_counter(), 0
             elif search == 0:
-                search = time.perf_counter() - start
+                search = time.perf_counter() - fits
     assert process.returncode == 0, script
     return time.perf_counter() - began, search
 
@@ -76,13 +69,13 @@ def measure(rounds, grid, folder):
     ):
         clusters = {1: one, 2: two}
         env = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-        made = scripts(folder / "src", grid)
+        made = scripts(folder, grid)
         for number in range(rounds + 1):
             for (what, count), script in made.items():
                 env["DASK_SCHEDULER_ADDRESS"] = clusters[count].scheduler_address
-                seconds = run(script, env)
+                took = seconds(script, env)
                 if number:  # the first makes the database and has the workers import
-                    found.setdefault((what, count), []).append(seconds)
+                    found.setdefault((what, count), []).append(took)
     return found
 
 
@@ -109,9 +102,9 @@ def plot(found):
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for place, (what, color) in enumerate({PLAIN: "C7", LOGGED: "C0"}.items()):
         for count in 1, 2:
-            seconds = [search for _, search in found[what, count]]
-            middle = statistics.median(seconds)
-            ends = [[middle - min(seconds)], [max(seconds) - middle]]
+            searches = [search for _, search in found[what, count]]
+            middle = statistics.median(searches)
+            ends = [[middle - min(searches)], [max(searches) - middle]]
             label = what if count == 1 else None
             axes.bar(count + place * 0.4, middle, 0.38, yerr=ends, color=color, label=label)
     axes.set_xticks([1.2, 2.2], ["1 worker", "2 workers"])
@@ -131,7 +124,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     with tempfile.TemporaryDirectory() as name:
         found = measure(options.rounds, GRID, Path(name))
     print(table(found))

@@ -4,24 +4,16 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import subprocess
-import tempfile
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
+from functools import cache
 
-import psycopg
 import pytest
-import yaml
 from dotenv import dotenv_values
-from mlflow.server import get_app_client
-from running import ENV, ROOT, Service, free_port
+from running import ROOT
+from services import ENV, POSTGRES, Postgres, Service, free_port
 
 FOLDER = ROOT / "server"
-COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
-POSTGRES = max(
-    Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name), default=None
-)
 
 
 def missing(needs, package):
@@ -30,69 +22,26 @@ def missing(needs, package):
     give_up(f"needs {needs}: apt-get install {package}")
 
 
-class Postgres:
-    """A cluster as Debian makes it: `postgres` by socket without a password, others with one."""
+def need_postgresql():
+    """Skip or fail a test if PostgreSQL is missing."""
+    if not POSTGRES:
+        missing("PostgreSQL", "postgresql")
 
-    def __init__(self, port=None):
-        if not POSTGRES:
-            missing("PostgreSQL", "postgresql")
-        # Not in pytest's folder: that one is root's alone, and PostgreSQL refuses to run as root.
-        self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-        self.port = port or free_port()
-        # For clients by socket.
-        self.env = {"PGHOST": str(self.folder), "PGPORT": str(self.port)}
-        self.owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        if self.owner:
-            shutil.chown(self.folder, "postgres")
-        access = {"auth-local": "peer" if self.owner else "trust", "auth-host": "scram-sha-256"}
-        self.call("initdb", "--username=postgres", *(f"--{k}={v}" for k, v in access.items()))
-        rules = self.folder / "data" / "pg_hba.conf"
-        rules.write_text("local all mlflow scram-sha-256\n" + rules.read_text())
-        self.start()
 
-    def call(self, program, *options):
-        data = f"--pgdata={self.folder}/data"
-        command = [*self.owner, POSTGRES / program, data, *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, env=ENV)
+@cache
+def compose():
+    """The services of server/compose.yaml by name."""
+    # Imported here, like the drivers below: most tests need none of them.
+    import yaml
 
-    def start(self):
-        options = f"-h 127.0.0.1 -p {self.port} -k '{self.folder}'"
-        self.call("pg_ctl", "start", "--wait", f"--log={self.folder}/log", f"--options={options}")
-
-    def stop(self):
-        self.call("pg_ctl", "stop", "--mode=immediate")
-
-    def remove(self):
-        with suppress(subprocess.CalledProcessError):
-            self.stop()
-        shutil.rmtree(self.folder)
-
-    def sql(self, *statements):
-        """Execute as superuser in the database postgres."""
-        command = [*self.owner, POSTGRES / "psql", "--quiet", "--set=ON_ERROR_STOP=1"]
-        command += [f"--host={self.folder}", f"--port={self.port}", "--username=postgres"]
-        for statement in statements:
-            command += ["--command", statement]
-        subprocess.run(command, check=True, cwd=self.folder, env=ENV)
-
-    def dump(self, database):
-        """All that the database holds, as text."""
-        command = [
-            *self.owner,
-            POSTGRES / "pg_dump",
-            f"--host={self.folder}",
-            f"--port={self.port}",
-        ]
-        command += ["--username=postgres", database]
-        return subprocess.run(
-            command, check=True, cwd=self.folder, env=ENV, capture_output=True, text=True
-        ).stdout
+    return yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
 
 
 class Team:
     """PostgreSQL, an S3 store and `mlflow server` with users, each by its own command."""
 
     def __init__(self, folder):
+        need_postgresql()
         self.folder = folder
         self.secrets = {}
         text = (FOLDER / ".env.example").read_text()
@@ -110,10 +59,8 @@ class Team:
             self.ports = {"5000": str(free_port()), "9000": str(free_port())}
             self.ports["5432"] = str(self.postgres.port)
             db = self.environment("db")
-            self.postgres.sql(
-                f"CREATE ROLE {db['POSTGRES_USER']} LOGIN PASSWORD '{db['POSTGRES_PASSWORD']}'",
-                f"CREATE DATABASE {db['POSTGRES_DB']} OWNER {db['POSTGRES_USER']}",
-            )
+            assert db["POSTGRES_USER"] == db["POSTGRES_DB"]
+            self.postgres.make_database(db["POSTGRES_DB"], db["POSTGRES_PASSWORD"])
             self.start_s3()
             started.callback(lambda: self.s3.stop())
             self.start_mlflow()
@@ -121,6 +68,8 @@ class Team:
             for name in self.login("admin"):
                 started.callback(os.environ.pop, name, None)
             os.environ |= self.login("admin")
+            from mlflow.server import get_app_client
+
             admin = get_app_client("basic-auth", tracking_uri=self.uri)
             for user in "ada", "bob":
                 admin.create_user(user, self.users[user])
@@ -137,7 +86,7 @@ class Team:
 
     def environment(self, name):
         """The variables of a service, those of .env filled in."""
-        service = COMPOSE[name]
+        service = compose()[name]
         env = dotenv_values(self.folder / ".env") if "env_file" in service else {}
         env |= service["environment"]
         for key, value in env.items():
@@ -148,12 +97,12 @@ class Team:
         return env
 
     def start_s3(self):
-        command = ["rclone", *shlex.split(self.here(COMPOSE["s3"]["command"]))]
+        command = ["rclone", *shlex.split(self.here(compose()["s3"]["command"]))]
         env = self.environment("s3")
         self.s3 = Service(command, self.folder, self.ports["9000"], **env)
 
     def start_mlflow(self):
-        command = shlex.split(self.here(COMPOSE["mlflow"]["command"]))
+        command = shlex.split(self.here(compose()["mlflow"]["command"]))
         command[-1] = str(self.folder / "metrics")
         env = self.environment("mlflow")
         self.mlflow = Service(command, self.folder, self.ports["5000"], path="/health", **env)
@@ -161,7 +110,7 @@ class Team:
 
     def healthy(self, name):
         """Whether the service's own health check passes."""
-        kind, *command = COMPOSE[name]["healthcheck"]["test"]
+        kind, *command = compose()[name]["healthcheck"]["test"]
         assert kind == "CMD"
         command = [self.here(word) for word in command]
         if command[0] == "pg_isready":
@@ -179,6 +128,8 @@ class Team:
 
     def query(self, sql):
         """The rows that the database itself holds."""
+        import psycopg
+
         env = self.environment("mlflow")
         with psycopg.connect(
             host=env["PGHOST"],
