@@ -19,7 +19,7 @@ import tempfile
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import product
 from pathlib import Path
 from unittest import mock
@@ -192,42 +192,43 @@ class Store:
         return spent / count * 1000
 
 
-def make_stores(folder, counts, started):
+@contextmanager
+def make_stores(counts):
     """{(name, count): store}: SQLite for all counts, the others up to 100."""
-    postgres = Postgres()
-    started.callback(postgres.remove)
-    stores = {}
-    for number, (name, count) in enumerate(product(STORES, counts)):
-        if name != "SQLite" and count > 100:
-            continue
-        place = folder / str(number)
-        place.mkdir()
-        uri = database = f"sqlite:///{place}/mlflow.db"
-        if name == "SQLite, WAL":
-            with closing(sqlite3.connect(place / "mlflow.db")) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-        elif name == "server on SQLite":
-            command = ["server", "--workers", "1", "--backend-store-uri", database]
-            server = Server(place, *command, **WITHOUT_JOBS)
-            started.callback(server.stop)
-            uri = server.uri
-        elif name == "PostgreSQL":
-            uri = database = postgres.make_database(f"bench{number}")
-        stores[name, count] = Store(uri, database, count)
-    return stores
-
-
-def measure(rounds, counts):
-    """{(store, count): {form: milliseconds for each child, by round}}."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
-        started.callback(os.chdir, os.getcwd())
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.callback(os.chdir, os.getcwd())
         os.chdir(folder)  # where MLflow will put mlruns
-        stores = make_stores(Path(folder), counts, started)
-        costs = {key: {form: [] for form in forms(*key)} for key in stores}
-        # What is compared follows closely: by form, and in each form by number of children.
-        for _, name, form, count in product(range(rounds), STORES, FORMS, counts):
-            if form in costs.get((name, count), {}):
-                costs[name, count][form].append(stores[name, count].cost(form))
+        postgres, stores = Postgres(), {}
+        stack.callback(postgres.remove)
+        for number, (name, count) in enumerate(product(STORES, counts)):
+            if name != "SQLite" and count > 100:
+                continue
+            place = folder / str(number)
+            place.mkdir()
+            uri = database = f"sqlite:///{place}/mlflow.db"
+            if name == "SQLite, WAL":
+                with closing(sqlite3.connect(place / "mlflow.db")) as connection:
+                    connection.execute("PRAGMA journal_mode = WAL")
+            elif name == "server on SQLite":
+                command = ["server", "--workers", "1", "--backend-store-uri", database]
+                server = Server(place, *command, **WITHOUT_JOBS)
+                stack.callback(server.stop)
+                uri = server.uri
+            elif name == "PostgreSQL":
+                uri = database = postgres.make_database(f"bench{number}")
+            stores[name, count] = Store(uri, database, count)
+        yield stores
+
+
+def measure(stores, rounds):
+    """{(store, count): {form: milliseconds for each child, by round}}."""
+    costs = {key: {form: [] for form in forms(*key)} for key in stores}
+    counts = dict.fromkeys(count for _, count in stores)
+    # What is compared follows closely: by form, and in each form by number of children.
+    for _, name, form, count in product(range(rounds), STORES, FORMS, counts):
+        if form in costs.get((name, count), {}):
+            costs[name, count][form].append(stores[name, count].cost(form))
     return costs
 
 
@@ -328,6 +329,7 @@ if __name__ == "__main__":
     parser.add_argument("--counts", type=int, nargs="+", default=counts, help=note)
     options = parser.parse_args()
     tools.quiet()
-    costs = measure(options.rounds, options.counts)
+    with make_stores(options.counts) as stores:
+        costs = measure(stores, options.rounds)
     print(by_form(costs), by_count(costs), finding(costs), sep="\n\n")
     picture(costs)

@@ -33,6 +33,9 @@ from services import ENV
 
 FOLDS = [f"split{fold}_test_score" for fold in range(5)]
 METRICS = [*FOLDS, "mean_test_score", "std_test_score", "rank_test_score", "mean_fit_time"]
+# What is measured, in which unit: the script, and FETCH.
+WHATS = [("script", "s"), ("script, peak memory", "MB"), ("search_runs, sorted", "s")]
+WHATS += [("by page, sorted", "s"), ("search_runs", "s"), ("by page", "s")]
 # Run with the store's URI and the search's ID: the seconds of each way and how many it fetched.
 FETCH = """
 import sys, time
@@ -132,9 +135,7 @@ def fetch(uri, experiment, parent, count):
 
 def measure(sizes, rounds):
     """{(what, unit): {size: the value of each round}}."""
-    whats = [("script", "s"), ("script, peak memory", "MB"), ("search_runs, sorted", "s")]
-    whats += [("by page, sorted", "s"), ("search_runs", "s"), ("by page", "s")]
-    found = {what: {size: [] for size in sizes} for what in whats}
+    found = {what: {size: [] for size in sizes} for what in WHATS}
     with tempfile.TemporaryDirectory() as name:
         searches = {}
         for size in sizes:
@@ -142,7 +143,7 @@ def measure(sizes, rounds):
             searches[size] = uri, *make(uri, size)
         for _, size in itertools.product(range(rounds), sizes):
             values = [*script(searches[size][0]), *fetch(*searches[size], size)]
-            for what, value in zip(whats, values, strict=True):
+            for what, value in zip(WHATS, values, strict=True):
                 found[what][size].append(value)
     return found
 

@@ -61,21 +61,25 @@ def seconds(script, env):
 
 def measure(rounds, grid, folder):
     """{(what, workers): (whole, search) of each round}, in stores in FOLDER."""
-    found = {}
+    found = {(what, count): [] for count in (1, 2) for what in (PLAIN, LOGGED)}
     options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with (
         LocalCluster(n_workers=1, **options) as one,
         LocalCluster(n_workers=2, **options) as two,
     ):
         clusters = {1: one, 2: two}
-        env = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         made = scripts(folder, grid)
-        for number in range(rounds + 1):
-            for (what, count), script in made.items():
-                env["DASK_SCHEDULER_ADDRESS"] = clusters[count].scheduler_address
-                took = seconds(script, env)
-                if number:  # the first makes the database and has the workers import
-                    found.setdefault((what, count), []).append(took)
+
+        def once(what, count):
+            env = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+            env["DASK_SCHEDULER_ADDRESS"] = clusters[count].scheduler_address
+            return seconds(made[what, count], env)
+
+        for count in clusters:  # makes the database and has the workers import
+            once(LOGGED, count)
+        for _ in range(rounds):
+            for key, values in found.items():
+                values.append(once(*key))
     return found
 
 

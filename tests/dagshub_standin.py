@@ -12,6 +12,7 @@ import time
 
 import httpx
 import uvicorn
+from running import ROOT, run_script
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -20,6 +21,21 @@ USER, TOKEN, REPO = "ada", "t0ken-of-ada-3f9c", "ada/wine"
 PERSON = {"id": 1, "login": USER, "username": USER, "full_name": "Ada"}
 # What belongs to one connection only, or to a body that httpx has unpacked.
 HOP = {"host", "connection", "transfer-encoding", "content-length", "content-encoding"}
+
+
+def settings(folder, host, **env):
+    """What the lesson reads, less what is None; and a browser that leaves a file when it opens."""
+    given = {"DAGSHUB_REPO": REPO, "DAGSHUB_USER_TOKEN": TOKEN, "DAGSHUB_CLIENT_HOST": host}
+    own = {"BROWSER": f"touch {folder}/browser %s", "DAGSHUB_CLIENT_TOKENS_CACHE": f"{folder}/none"}
+    return {name: text for name, text in (given | own | env).items() if text is not None}
+
+
+def dagshub_run(folder, host, root=ROOT, **env):
+    """Run the lesson; return the finished process, which never showed the token."""
+    result = run_script("dagshub_run", folder, root=root, **settings(folder, host, **env))
+    assert TOKEN not in result.stdout + result.stderr
+    assert not (folder / "browser").exists()
+    return result
 
 
 def described(repo):

@@ -1,31 +1,31 @@
 """benchmarks/children.py measures what it says: the same children by each form, in each store."""
 
-import re
 import shutil
 import sqlite3
-import statistics
-from contextlib import ExitStack, closing
+from contextlib import closing
 from queue import Empty, Queue
 from threading import Event
 
 import children as benchmark
 import mlflow
 import pytest
+from doc_tables import tables
 from mlflow.protos.service_pb2 import MlflowService
 from mlflow.tracking._tracking_service.utils import _get_store
-from running import ROOT, uri
+from running import uri
+from team import need_postgresql
 
+pytestmark = pytest.mark.ci
 CHILDREN = [form for form in benchmark.FORMS if form != "one table"]
-PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
-SECTION = re.search(r"## What a child costs.*?(?=\n## )", PAGE, re.DOTALL)[0]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory):
-    """A folder for MLflow's files, and MLflow as it was for the tests after these."""
+    """A folder for MLflow's files, few children to log, and MLflow as it was after these tests."""
     before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("children"))
+        patch.setattr(benchmark, "LAST", 2)
         patch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
         patch.setenv("MLFLOW_EXPERIMENT_ID", "")
         yield
@@ -34,7 +34,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, template):
-    """A search of 20, the last 8 to come."""
+    """A search of 20, the last to come."""
     folder = tmp_path_factory.mktemp("store")
     shutil.copy(template, folder)
     return benchmark.Store(uri(folder), uri(folder), 20)
@@ -221,83 +221,45 @@ def test_the_picture_shows_it(monkeypatch):
     assert [text.get_text() for text in growth.get_xticklabels()] == ["16", "1,000"]
 
 
-def shown(number):
-    """The table of the page with this number: its rows as cells."""
-    tables = re.findall(r"(?:^\|.*\n)+", SECTION, re.MULTILINE)
-    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in tables[number].splitlines()]
+@pytest.fixture(scope="module")
+def stores():
+    """Of 16 children in each store, and 101 in SQLite."""
+    need_postgresql()
+    with benchmark.make_stores([16, 101]) as made:
+        yield made
 
 
-def median(cell):
-    return float(re.match(r"[\d.]+", cell)[0])
-
-
-def test_the_page_shows_all_that_is_measured():
-    heads, _, *rows = shown(0)
-    assert heads == ["Store", "Children", *benchmark.FORMS]
-    counts = ["16", "100", "1,000", "10,000"]
-    places = [("SQLite", count) for count in counts]
-    places += [(name, count) for name in benchmark.STORES[1:] for count in counts[:2]]
-    assert [(store, count) for store, count, *_ in rows] == places
-    for store, count, *cells in rows:
-        measured = [form for form, cell in zip(benchmark.FORMS, cells, strict=True) if cell]
-        assert measured == benchmark.forms(store, int(count.replace(",", "")))
-    heads, _, *rows = shown(1)
-    assert heads == ["Form", *(f"{count} children" for count in counts)]
-    assert [row[0] for row in rows] == list(benchmark.FORMS)[:5]
-
-
-def test_the_page_s_picture_and_words_are_of_its_tables():
-    title, file = re.search(r"!\[(.*)\]\((.*)\)", SECTION).groups()
-    assert (ROOT / "docs" / file).read_bytes().startswith(b"\x89PNG")
-    growth = {form: median(last) for form, *_, last in shown(1)[2:]}
-    bulk_growth = [growth["batched"], growth["client"]]
-    found, to_batched = {}, {}
-    for store, _, *cells in shown(0)[2:]:
-        row = dict(zip(benchmark.FORMS, cells, strict=True))
-        row = {form: median(cell) for form, cell in row.items() if cell}
-        for form, ratio in row.items():
-            found.setdefault(form, []).append(ratio)
-            to_batched.setdefault((store, form), []).append(ratio / row["batched"])
-    bulk = found["batched"] + found["client"]
-    numbers = [min(bulk), max(bulk), min(bulk_growth), max(bulk_growth)]
-    assert re.findall(r"\d\.\d\d", title) == [f"{number:.2f}" for number in numbers]
-    # The words.
-    assert max(found["batched"]) < 0.5
-    assert 0.25 < statistics.median(found["client"]) <= 0.4
-    assert 0.75 < statistics.median(growth.values()) < 1.25
-    assert max(bulk_growth) < 1.25 and growth["floor"] > max(bulk_growth)
-    assert min(found["asynchronous"]) > 7 and 9 < statistics.median(found["asynchronous"]) < 13
-    assert max(found["asynchronous, buffered"]) < 1
-    for store in benchmark.STORES:
-        assert 0.5 < statistics.median(to_batched[store, "asynchronous, buffered"]) < 2
-    assert min(to_batched[store, "4 threads"][0] for store in benchmark.STORES) > 1
-    assert max(found["one table"]) < 0.1
-    assert max(found["floor"]) < min(bulk)
-
-
-@pytest.mark.slow
-def test_each_store_is_what_it_is_called(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with ExitStack() as started:
-        stores = benchmark.make_stores(tmp_path, [16], started)
-        assert [name for name, _ in stores] == benchmark.STORES
-        for (name, _), store in stores.items():
-            backend = "postgresql" if name == "PostgreSQL" else "sqlite"
-            assert store.engine.url.get_backend_name() == backend
-            assert store.uri.startswith("http://" if "server" in name else f"{backend}")
-            if backend == "sqlite":
-                with store.engine.connect() as connection:
-                    mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-                assert mode == ("wal" if "WAL" in name else "delete")
-            assert len(store.kept) == 1 + 16 - benchmark.LAST  # the parent's too
-            assert store.cost("batched") > 0
-
-
-@pytest.mark.slow
-def test_each_form_is_measured_in_each_store():
-    costs = benchmark.measure(1, [16, 101])
+def test_each_store_is_what_it_is_called(stores):
     others = [(name, 16) for name in benchmark.STORES[1:]]
-    assert list(costs) == [("SQLite", 16), ("SQLite", 101), *others]
+    assert list(stores) == [("SQLite", 16), ("SQLite", 101), *others]
+    for (name, count), store in stores.items():
+        backend = "postgresql" if name == "PostgreSQL" else "sqlite"
+        assert store.engine.url.get_backend_name() == backend
+        assert store.uri.startswith("http://" if "server" in name else f"{backend}")
+        if backend == "sqlite":
+            with store.engine.connect() as connection:
+                mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+            assert mode == ("wal" if "WAL" in name else "delete")
+        assert len(store.kept) == 1 + count - benchmark.LAST  # the parent's too
+
+
+def test_each_form_is_measured_in_each_store(stores):
+    costs = benchmark.measure(stores, 1)
+    assert list(costs) == list(stores)
     for place, found in costs.items():
         assert list(found) == benchmark.forms(*place)
         assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in found.values())
+
+
+def test_the_page_shows_all_that_is_measured():
+    rows = tables("benchmarks.md")["What a child costs"]
+    (second,) = [number for number, row in enumerate(rows) if row[0] == "Form"]
+    counts = ["16", "100", "1,000", "10,000"]
+    places = [("SQLite", count) for count in counts]
+    places += [(name, count) for name in benchmark.STORES[1:] for count in counts[:2]]
+    assert [(store, count) for store, count, *_ in rows[:second]] == places
+    for store, count, *cells in rows[:second]:
+        measured = [form for form, cell in zip(benchmark.FORMS, cells, strict=True) if cell]
+        assert measured == benchmark.forms(store, int(count.replace(",", "")))
+    assert rows[second] == ["Form", *(f"{count} children" for count in counts)]
+    assert [row[0] for row in rows[second + 2 :]] == list(benchmark.FORMS)[:5]

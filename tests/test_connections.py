@@ -9,10 +9,11 @@ from dotenv import dotenv_values
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from running import WITHOUT_JOBS, Server, at_once
-from team import FOLDER, Postgres
+from running import at_once
+from services import WITHOUT_JOBS, Postgres, Server
+from team import FOLDER, need_postgresql
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 CLIENTS, STEPS = 64, 5
 ALL = {STEPS - 1: CLIENTS}
 NAME = "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"
@@ -24,10 +25,10 @@ def log_at_once(server):
     client = MlflowClient(server)
     experiment = client.create_experiment(f"at once {uuid.uuid4()}")
     runs = [client.create_run(experiment).info.run_id for _ in range(CLIENTS)]
-    start = threading.Barrier(CLIENTS)
+    together = threading.Barrier(CLIENTS)
 
     def log(run_id):
-        start.wait()
+        together.wait()
         try:
             for step in range(STEPS):
                 client.log_batch(run_id, metrics=[Metric("accuracy", step, 0, step)])
@@ -45,10 +46,9 @@ def log_at_once(server):
 @pytest.fixture(scope="module")
 def database():
     """A URI of PostgreSQL. In SQLite one writes at a time anyway."""
+    need_postgresql()
     postgres = Postgres()
-    postgres.sql("CREATE ROLE many LOGIN PASSWORD 'many'", "CREATE DATABASE many OWNER many")
-    where = f"127.0.0.1:{postgres.port}/many"
-    yield f"postgresql+psycopg://many:many@{where}"
+    yield postgres.make_database("many")
     postgres.remove()
 
 
@@ -72,7 +72,5 @@ def test_with_more_connections_none_fails(tmp_path, database):
     assert logged(tmp_path, database, **ENOUGH) == ALL
 
 
-def test_the_teams_server_has_enough(team, monkeypatch):
-    for key, value in team.login("ada").items():
-        monkeypatch.setenv(key, value)
+def test_the_teams_server_has_enough(team):
     assert log_at_once(team.uri) == ALL

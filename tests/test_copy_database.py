@@ -9,8 +9,12 @@ import pytest
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.store.db.base_sql_model import Base
-from running import ROOT, free_port, run, run_script
+from running import ROOT, run, run_script
+from sentences import assert_one_sentence
+from services import Postgres, free_port
+from team import need_postgresql
 
+pytestmark = pytest.mark.ci
 SCRIPT = ROOT / "server" / "copy_database.py"
 MORE = """
 import mlflow
@@ -20,7 +24,6 @@ client.create_experiment("elsewhere", artifact_location="file:///srv/other")
 with mlflow.start_span("a trace"):
     pass
 """
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +38,35 @@ def source(tmp_path_factory):
     return folder
 
 
+def upgrade(uri, folder):
+    """Give the database MLflow's tables."""
+    assert run(["mlflow", "db", "upgrade", uri], folder).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A database with MLflow's tables and nothing in them."""
+    folder = tmp_path_factory.mktemp("empty")
+    upgrade(f"sqlite:///{folder}/empty.db", folder)
+    return folder / "empty.db"
+
+
 @pytest.fixture(params=["postgresql", "mariadb", "sqlite"])
-def target(request, tmp_path):
+def target(request, empty, tmp_path):
     """The URI of a new database with MLflow's tables."""
-    if request.param == "postgresql":
-        postgres = request.getfixturevalue("team").postgres
-        postgres.sql("CREATE ROLE copy LOGIN PASSWORD 'copy'", "CREATE DATABASE copy OWNER copy")
-        uri = f"postgresql+psycopg://copy:copy@127.0.0.1:{postgres.port}/copy"
+    if request.param == "sqlite":
+        yield f"sqlite:///{shutil.copy(empty, tmp_path / 'copy.db')}"
     elif request.param == "mariadb":
         uri = request.getfixturevalue("mariadb")
+        upgrade(uri, tmp_path)
+        yield uri
     else:
-        uri = f"sqlite:///{tmp_path}/copy.db"
-    assert run(["mlflow", "db", "upgrade", uri], tmp_path).returncode == 0
-    return uri
+        need_postgresql()
+        postgres = Postgres()
+        uri = postgres.make_database("copied")
+        upgrade(uri, tmp_path)
+        yield uri
+        postgres.remove()
 
 
 def copy(folder, source, target):
@@ -96,15 +115,13 @@ def test_everything_is_there_and_it_goes_on(source, target):
     assert client.get_experiment_by_name("gone").lifecycle_stage == "active"
 
     again = copy(source, "sqlite:///mlflow.db", target)
-    assert (again.returncode, again.stderr.count("\n")) == (1, 1), again.stderr
-    assert "already, name a new database" in again.stderr
+    assert_one_sentence(again, "already, name a new database")
     assert client.get_run(search.info.run_id).data.params == search.data.params
 
 
-def test_refusals_are_one_sentence(source, tmp_path):
-    new, empty = f"sqlite:///{tmp_path}/new.db", f"sqlite:///{tmp_path}/empty.db"
-    assert run(["mlflow", "db", "upgrade", new], tmp_path).returncode == 0
-    shutil.copy(tmp_path / "new.db", tmp_path / "registry.db")
+def test_refusals_are_one_sentence(source, empty, tmp_path):
+    new, bare = f"sqlite:///{empty}", f"sqlite:///{tmp_path}/bare.db"
+    shutil.copy(empty, tmp_path / "registry.db")
     MlflowClient(registry_uri=f"sqlite:///{tmp_path}/registry.db").create_registered_model("kept")
     shutil.copy(source / "mlflow.db", tmp_path / "older.db")
     with closing(connect(tmp_path / "older.db")) as database:
@@ -114,13 +131,13 @@ def test_refusals_are_one_sentence(source, tmp_path):
     for one, other, words in [
         ("sqlite:///typo.db", new, "there is no file typo.db"),
         ("mlflow.db", new, "Could not parse SQLAlchemy URL"),
-        (mine, empty, "no such table"),
+        (mine, bare, "no such table"),
         (mine, dead, "connection failed"),
         (f"sqlite:///{tmp_path}/older.db", new, "run `mlflow db upgrade URI` on both"),
         (mine, f"sqlite:///{tmp_path}/registry.db", "holds registered_models already"),
     ]:
         result = copy(source, one, other)
-        assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
-        assert result.stderr.startswith("Nothing was copied: ") and words in result.stderr
+        assert_one_sentence(result, words)
+        assert result.stderr.startswith("Nothing was copied: ")
     assert not (source / "typo.db").exists()
     assert rows(new)["runs"] == []

@@ -7,11 +7,11 @@ import re
 import sys
 
 import pytest
-from doc_tables import blocks
-from running import ROOT, run
+from doc_tables import DOCS, blocks
+from running import run
 
-pytestmark = pytest.mark.facts
-PAGE = (ROOT / "docs" / "older-tutorials.md").read_text()
+pytestmark = [pytest.mark.ci, pytest.mark.facts]
+PAGE = (DOCS / "older-tutorials.md").read_text()
 SECTION = PAGE[PAGE.index("## An old ./mlruns folder") :]
 MARKED = (
     r'^<!-- skip: next "run by tests/test_migrate_filestore\.py[^\n]*" -->\n```bash\n(.*?)^```$'
@@ -189,7 +189,6 @@ def refused(folder):
     return done.returncode != 0 and "is in maintenance mode" in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("writer", ["today", "2.22"])
 def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
     old = {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_TRACKING_URI": "./mlruns"}
