@@ -20,6 +20,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import measure as tools
+import psutil
 from lessons import SRC
 from mlflow import MlflowClient
 from services import ENV
@@ -54,8 +55,10 @@ def kill_and_resume(script, folder, fits, wait):
             assert search.poll() is None, "it ended before the kill"
             time.sleep(0.02)
         time.sleep(wait)
+        workers = psutil.Process(search.pid).children(recursive=True)
         search.kill()
-    time.sleep(2)  # its workers end a little later
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive, "workers outlive the search"
     before = children(uri)
     subprocess.run(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, check=True)
     after = children(uri)

@@ -56,7 +56,7 @@ class Service:
                 else:
                     socket.create_connection(("127.0.0.1", port), 5).close()
                 return
-            time.sleep(0.5)
+            time.sleep(0.2)
         self.stop()
         raise RuntimeError(f"{command} didn't get ready:\n{self.log.read_text()}")
 

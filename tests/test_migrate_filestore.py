@@ -196,8 +196,7 @@ def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
         old["executable"] = request.getfixturevalue("old_python")
     folder = tmp_path / "project"
     folder.mkdir()
-    python(WRITE, folder, **old)
-    python(DUMP, folder, tmp_path / "before.json", **old)
+    python(WRITE + DUMP, folder, tmp_path / "before.json", **old)
     before = json.loads((tmp_path / "before.json").read_text())
     assert len(before["experiments"]) == 3 and len(before["runs"]) == 7
     assert [len(versions) for *_, versions in before["models"].values()] == [2]
@@ -232,8 +231,7 @@ def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
     after = json.loads((tmp_path / "after.json").read_text())
     assert after == before
 
-    python(USE, folder)
+    python(USE + DUMP, folder, tmp_path / "used.json")
     assert bash(SHOW, folder).stdout == expected
-    python(DUMP, folder, tmp_path / "used.json")
     used = json.loads((tmp_path / "used.json").read_text())
     assert len(used["runs"]) == len(before["runs"]) + 2
