@@ -13,10 +13,10 @@ import documents
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from playwright.sync_api import sync_playwright
 from registry import Registry
-from running import ROOT, WITHOUT_JOBS, Server, free_port, run_script, uri
-from team import POSTGRES, Team, missing
+from running import ROOT, run_script, uri
+from services import POSTGRES, WITHOUT_JOBS, Server, free_port
+from team import Team, missing
 
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 pytest_collect_file = documents.pages.pytest()
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
     """The page on the team's server takes minutes, and makes a PostgreSQL as its reader does."""
     for item in items:
         if item.path.name == "team-server.md":
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.ci)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip("its commands are root's"))
             elif not POSTGRES and "CI" not in os.environ:
@@ -112,6 +112,8 @@ def team(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     """Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if not program:
         missing("Chromium", "chromium")
@@ -154,7 +156,11 @@ def mariadb(tmp_path):
     process.wait(60)
 
 
-KINDS = ["sqlite", "file", "server", pytest.param("team", marks=pytest.mark.slow)]
+KINDS = [
+    "sqlite",
+    "file",
+    *[pytest.param(kind, marks=pytest.mark.ci) for kind in ("server", "team")],
+]
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -9,6 +9,9 @@
 ```python   must stand in a script of src/ word for word, or run alone in a new process.
 ```text     is all that the block before it printed; a line `...` stands for lines left out.
 
+`<!-- after: hypertune2 register_model -->` on the first line names the lessons that were run in the
+page's copy of the repo before its first block.
+
 An `<!-- invisible-code-block: bash` is run in the same way; after `<!-- skip: next "reason" -->` a
 block isn't. The ports are others while the tests run, and `runuser -u postgres` acts on a
 PostgreSQL of the page's own.
@@ -23,7 +26,9 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from running import ENV, ROOT, WITHOUT_JOBS, Service, free_port, make_repo
+from filled import copy_repo
+from running import ENV, ROOT
+from services import WITHOUT_JOBS, Service, free_port
 from sybil import Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 from team import Postgres, missing
@@ -49,15 +54,7 @@ class Page:
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="page-"))
-        for name in "src", "benchmarks", "server", "requirements.txt":
-            source = ROOT / name
-            copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, self.folder / name)
-        make_repo(self.folder)
-        (self.folder / ".venv").symlink_to(sys.prefix)
         self.ports = {port: str(free_port()) for port in PORTS}
-        settings = self.folder / "server" / ".env.example"
-        settings.write_text(self.here(settings.read_text()))
         self.env = ENV
         self.postgres = None
         self.servers = {}
@@ -65,6 +62,12 @@ class Page:
         self.exits = None
         self.lacks_tmux = False
         self.edits = []
+
+    def fill(self, *names):
+        """Make the page's folder a copy of the repo, in which the lessons NAMES were run."""
+        copy_repo(self.folder, *names)
+        settings = self.folder / "server" / ".env.example"
+        settings.write_text(self.here(settings.read_text()))
 
     def here(self, text):
         """TEXT with the ports that the page has while it is run."""
@@ -176,6 +179,14 @@ def evaluator(kind):
     return lambda example: getattr(example.namespace["page"], kind)(example)
 
 
+def after(document):
+    """`<!-- after: NAME NAME -->` on the first line: the lessons that the reader has run before."""
+    found = re.match(r"<!-- after: ([\w ]+) -->$", document.text, re.MULTILINE)
+    names = found[1].split() if found else []
+    end = found.end() if found else 0
+    yield Region(0, end, names, lambda example: example.namespace["page"].fill(*example.parsed))
+
+
 def exits(document):
     """`<!-- exits: N -->`: the next command is to end with this exit code."""
 
@@ -190,6 +201,7 @@ pages = Sybil(
     parsers=[
         *(CodeBlockParser(kind, evaluator(kind)) for kind in ("bash", "python", "text")),
         SkipParser(),
+        after,
         exits,
     ],
     path=str(ROOT),

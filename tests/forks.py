@@ -1,8 +1,8 @@
 """Run Python programs as forks of one process that has imported what the lessons import.
 
 A new process spends two to five seconds of processor time on these imports, a fork a tenth of it.
-`launchers()` returns a folder with the commands `python` and `mlflow`. They act like the real
-ones: streams, arguments, environment, folder, signals and exit code. `python SCRIPT` and
+`launchers()` makes the commands `python` and `mlflow` in a folder. They act like the real ones:
+streams, arguments, environment, folder, signals and exit code. `python SCRIPT` and
 `python -c CODE` are forks; everything else, and each `mlflow` that serves, is a new process.
 tests/test_forks.py compares both for each lesson. Without Linux there is no fork here.
 """
@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 
-FOLDER = "FORKS_FOLDER"
 SERVES = ("ui", "server", "models", "--env-file")
 # What Python or a library reads when it starts: another value needs a new process.
 AT_START = ("PYTHON", "MPL", "MLFLOW_LOGGING", "OMP_", "OPENBLAS_")
@@ -203,19 +202,11 @@ def end(code):
     os._exit(code)
 
 
-def launchers(env):
-    """Return the folder of `python` and `mlflow`; start what they need, unless it is there.
-
-    The processes of pytest-xdist share the one that the first process of pytest starts.
-    """
+def launchers(folder, env):
+    """Put `python` and `mlflow` into FOLDER, and start the process that they fork."""
     import shlex
-    import shutil
     import subprocess
-    import tempfile
 
-    if FOLDER in os.environ:
-        return os.environ[FOLDER]
-    folder = tempfile.mkdtemp(prefix="forks-")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/socket")
     listener.listen(64)
@@ -233,10 +224,7 @@ def launchers(env):
         with open(path, "w") as file:
             file.write(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         os.chmod(path, 0o755)
-    atexit.register(shutil.rmtree, folder)
     atexit.register(process.stdin.close)
-    os.environ[FOLDER] = folder
-    return folder
 
 
 if __name__ == "__main__":

@@ -1,38 +1,32 @@
-"""Run things as a user does: new process, another folder, and nothing of the tester's MLflow."""
+"""Run things as a user does: another folder, and nothing of the tester's MLflow."""
 
+import atexit
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
-import pytest
-import requests
 from forks import launchers
+from services import ENV
 
 ROOT = Path(__file__).resolve().parent.parent
-# What a user's shell has, less what belongs to MLflow, its stores and pytest.
-OWN = ("MLFLOW", "PYTEST", "DAGSHUB", "AWS", "PG", "RCLONE")
-ENV = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
-ENV |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
-ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"
+LESSONS = sorted(path for path in (ROOT / "src").glob("*.py") if path.stem != "tracking")
 # A search in one process: to start others takes longer than half of the search.
 ENV["LOKY_MAX_CPU_COUNT"] = "1"
+# What the processes of pytest-xdist have in common: the first process of pytest makes it.
+SHARED = Path(os.environ.get("SHARED_BY_TESTS") or tempfile.mkdtemp(prefix="tests-"))
 # What runs a script: a fork if the system has them, see forks.py.
-PYTHON = sys.executable
-if sys.platform == "linux":
-    PYTHON = Path(launchers(ENV)) / "python"
-    ENV["PATH"] = f"{PYTHON.parent}{os.pathsep}{ENV['PATH']}"
-
-# For servers of which a test needs no more than runs: GenAI's jobs are eight processes more.
-WITHOUT_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-LESSONS = sorted(path for path in (ROOT / "src").glob("*.py") if path.stem != "tracking")
+PYTHON = SHARED / "python" if sys.platform == "linux" else sys.executable
+if "SHARED_BY_TESTS" not in os.environ:
+    os.environ["SHARED_BY_TESTS"] = ENV["SHARED_BY_TESTS"] = str(SHARED)
+    atexit.register(shutil.rmtree, SHARED)
+    if sys.platform == "linux":
+        launchers(SHARED, ENV)
+ENV["PATH"] = f"{SHARED}{os.pathsep}{ENV['PATH']}"
 # A shell that starts the tests in the background has Ctrl-C ignored, and so would what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -81,54 +75,3 @@ def clone_with_remote(folder, address):
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     make_repo(folder)
     subprocess.run(["git", "remote", "add", "origin", address], cwd=folder, check=True)
-
-
-def free_port():
-    """A TCP port that nothing listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Service:
-    """COMMAND in FOLDER until it is stopped, with its workers; ready when its port answers."""
-
-    def __init__(self, command, folder, port, *, path="", **env):
-        self.uri = f"http://127.0.0.1:{port}"
-        self.log = folder / f"{Path(command[0]).name}.log"
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=ENV | env, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with suppress(OSError):  # requests' own errors too
-                if path:
-                    requests.get(self.uri + path, timeout=5).raise_for_status()
-                else:
-                    socket.create_connection(("127.0.0.1", port), 5).close()
-                return
-            time.sleep(0.5)
-        self.stop()
-        pytest.fail(f"{command} didn't get ready:\n{self.log.read_text()}")
-
-    def stop(self, number=signal.SIGTERM):
-        """End it and its workers, which may outlive it."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-class Server(Service):
-    """`mlflow COMMAND` in FOLDER, on a free port unless it names one."""
-
-    def __init__(self, folder, *command, **env):
-        port = re.search(r"--port[ =](\d+)", " ".join(command))
-        port = port[1] if port else str(free_port())
-        if "--port" not in " ".join(command):
-            command = [*command, "--port", port]
-        super().__init__(["mlflow", *command], folder, port, path="/health", **env)

@@ -8,7 +8,8 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from playwright.sync_api import expect
-from running import ROOT, Server, run_script
+from running import ROOT, run_script
+from services import Server
 
 GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
 CANDIDATES = sorted((str(trees), str(depth)) for trees, depth in GRID)

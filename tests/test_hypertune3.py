@@ -14,7 +14,8 @@ import psutil
 import pytest
 from dask.distributed import Client
 from mlflow import MlflowClient
-from running import ENV, ROOT, WITHOUT_JOBS, Server, free_port, run, run_script, uri
+from running import ENV, ROOT, run, run_script, uri
+from services import WITHOUT_JOBS, Server, free_port
 from team import missing
 
 INTERRUPTED = "Interrupted; an open run is marked FAILED, what it logged is kept\n"
@@ -167,7 +168,7 @@ def check_small(store, expected):
 # What it finds: the same as hypertune2
 
 
-ON = ["sqlite", "server", *[pytest.param(on, marks=pytest.mark.slow) for on in ("file", "team")]]
+ON = ["sqlite", "server", *[pytest.param(on, marks=pytest.mark.ci) for on in ("file", "team")]]
 
 
 @pytest.fixture(scope="session")
@@ -273,7 +274,7 @@ def test_without_dask(tmp_path):
     assert result.stderr == "This lesson needs Dask: pip install -r requirements-cluster.txt\n"
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_candidate_that_kills_its_workers(folder):
     """As one does that needs too much memory."""
     deadly = """
@@ -299,7 +300,7 @@ RandomForestClassifier.fit = fit
     assert "4 different workers" in deaths[-1].data.tags["error"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_where_dasks_port_is_taken(folder):
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -331,7 +332,7 @@ def check_resumed(folder, expected, **env):
     assert len(children) - len(after) <= os.cpu_count()
 
 
-SEEDS = [*range(3), *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20)]]
+SEEDS = [*range(3), *[pytest.param(seed, marks=pytest.mark.ci) for seed in range(3, 20)]]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -355,7 +356,7 @@ LONG = {"n_estimators": [16, 3000], "max_depth": [2]}
     "number",
     [
         pytest.param(signal.SIGINT, id="Ctrl-C"),
-        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.ci),
     ],
 )
 def test_an_interrupted_search_is_failed_and_has_no_running_child(folder, number):
@@ -373,7 +374,7 @@ def test_an_interrupted_search_is_failed_and_has_no_running_child(folder, number
     assert sorted(child.info.status for child in children) == ["FINISHED", "KILLED"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_at_once_are_two_searches(folder):
     """The second leaves the first one's run alone, and says so."""
     grid = {"n_estimators": [1000, 1001, 1002], "max_depth": [2, 4]}  # takes longer than its start
@@ -389,7 +390,7 @@ def test_two_at_once_are_two_searches(folder):
         assert parent.info.status == "FINISHED"
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_search_of_another_machine(folder, expected, ended):
     """It may still run there, unless somebody ends its run."""
@@ -410,7 +411,7 @@ def test_a_search_of_another_machine(folder, expected, ended):
         assert sorted(finished(ours)) == SMALL_NAMES
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_candidate_that_failed_before_a_kill_may_be_the_best(folder):
     """The second start has the memory for it that the first one lacked."""
     first = """
@@ -439,7 +440,7 @@ if not Path("again").exists():
     assert sorted(child.info.status for child in children) == ["FAILED", "FINISHED", "FINISHED"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_another_program_has_the_number_of_a_dead_search(folder, expected):
     """As after a restart of the machine."""
     one = Search(folder)
@@ -511,7 +512,7 @@ def test_a_cluster(folder, cluster, expected):
     assert (old.data.params, old.data.metrics, old.info.status) == ({}, {}, "RUNNING")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_dead_scheduler(folder):
     address = f"tcp://127.0.0.1:{free_port()}"
     began = time.monotonic()
@@ -522,7 +523,7 @@ def test_dead_scheduler(folder):
     assert [run.info.status for run in runs_in(uri(folder))[0]] == ["FAILED"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_scheduler_without_workers(folder, expected):
     cluster = Cluster(folder, hosts=[()])
     try:
@@ -539,7 +540,7 @@ def test_a_scheduler_without_workers(folder, expected):
     check_small(uri(folder), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_killed_search_goes_on_while_the_cluster_still_fits(folder, cluster):
     env = {"DASK_SCHEDULER_ADDRESS": cluster.address}
     one = Search(folder, LONG, **env)
@@ -557,7 +558,7 @@ def test_a_killed_search_goes_on_while_the_cluster_still_fits(folder, cluster):
     assert len(finished(runs_in(uri(folder))[1])) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_scheduler_that_dies(folder, cluster, expected):
     one = Search(folder, DASK_SCHEDULER_ADDRESS=cluster.address)
     one.wait_for(1, "FINISHED")
@@ -572,7 +573,7 @@ def test_a_scheduler_that_dies(folder, cluster, expected):
     check_resumed(folder, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_server_that_is_away_for_a_minute(tmp_path, template, expected):
     shutil.copy(template, tmp_path)
     serve = partial(
@@ -628,7 +629,7 @@ def hosts():
             subprocess.run(["ip", "netns", "del", host], check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_workers_on_two_hosts_and_the_server_on_a_third(tmp_path, hosts, expected):
     """The third also runs the search and Dask's scheduler, as a head node does."""
     head = hosts[0]

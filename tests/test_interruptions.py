@@ -222,7 +222,7 @@ def test_read_only_disk(small_disk, template):
     "new",
     [
         pytest.param(True, id="new database"),
-        pytest.param(False, id="database that is there", marks=pytest.mark.slow),
+        pytest.param(False, id="database that is there", marks=pytest.mark.ci),
     ],
 )
 def test_eight_processes_at_once(tmp_path, template, new):

@@ -22,7 +22,8 @@ import requests
 from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import expect
-from running import ENV, ROOT, Server, make_repo, run_script
+from running import ENV, ROOT, make_repo, run_script
+from services import Server
 from sklearn.datasets import load_breast_cancer
 
 pytestmark = pytest.mark.facts

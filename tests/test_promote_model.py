@@ -105,7 +105,7 @@ def test_rolling_back_twice_is_refused_and_so_is_promoting_what_was_rolled_back(
     assert staged.aliases() == {"production": 3, "staging": 3, "previous": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_candidate_in_staging_survives_a_rollback(staged):
     staged.done("promote_model")
     staged.search(128)
@@ -145,7 +145,7 @@ def test_a_wrong_word_gets_the_right_ones(staged, args):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_what_passed_against_an_older_production_must_pass_again(staged):
     staged.search(128)
     staged.done("register_model")  # version 3, against version 1
@@ -159,7 +159,7 @@ def test_what_passed_against_an_older_production_must_pass_again(staged):
     assert staged.aliases() == {"production": 3, "staging": 3, "previous": 2}
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_an_alias_set_by_hand_passes_no_gate(staged):
     staged.register_by_hand(1)
     staged.client.set_registered_model_alias(NAME, "staging", "3")
@@ -193,7 +193,7 @@ runpy.run_path({str(ROOT / "src" / script)!r})
 """
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_promotion_that_another_one_overtakes_gives_way(staged):
     staged.register_by_hand(1)
     deed = f"MlflowClient().set_registered_model_alias({NAME!r}, 'production', '3')"
@@ -226,7 +226,7 @@ def test_a_rollback_that_is_killed_can_be_repeated(staged, call):
     assert staged.tags(2)["status"] == "rolled back"
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("alias", ["previous", "production"])
 def test_a_promotion_that_is_killed_leaves_production_and_can_be_repeated(staged, alias):
     deed = f"if {alias!r} in args: import os; os._exit(9)"
@@ -250,7 +250,7 @@ def test_a_version_deleted_in_production_is_replaced_by_a_rollback(staged):
     assert staged.aliases() == {"production": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_version_deleted_in_staging_is_not_promoted(staged):
     staged.delete(2)
     assert staged.refused("promote_model") == (
@@ -258,7 +258,7 @@ def test_a_version_deleted_in_staging_is_not_promoted(staged):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_version_deleted_where_rollback_would_go_is_not_gone_back_to(staged):
     staged.done("promote_model")
     staged.delete(1)
@@ -271,7 +271,7 @@ def test_what_fails_to_load_is_not_promoted(staged):
     assert error.startswith("Version 2 doesn't load, nothing is changed: ")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_what_fails_to_load_is_not_gone_back_to(staged):
     staged.done("promote_model")
     staged.lose_files(1)

@@ -76,14 +76,14 @@ def test_production_that_fails_to_load_is_no_baseline(staged):
     assert error.startswith(f"models:/{NAME}/1 can't be evaluated, nothing is changed: ")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_candidate_that_fails_to_load_is_refused(staged):
     staged.lose_files(2)
     error = staged.refused("register_model")
     assert re.match(r"models:/m-\w+ can't be evaluated, nothing is changed: ", error)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_search_that_held_back_other_rows_is_refused(staged):
     run = staged.search(64, test_size=0.3)
     assert staged.refused("register_model") == (
@@ -91,7 +91,7 @@ def test_a_search_that_held_back_other_rows_is_refused(staged):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_search_that_trained_on_these_rows_is_refused(staged):
     run = staged.search(64, contexts="testing training")
     assert staged.refused("register_model") == (

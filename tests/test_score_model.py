@@ -4,7 +4,7 @@ import numpy as np
 import requests
 from mlflow.models import convert_input_example_to_serving_input
 from registry import NAME
-from running import Service, free_port
+from services import Service, free_port
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 

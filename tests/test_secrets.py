@@ -66,7 +66,7 @@ def test_a_token_in_the_git_remote_is_not_stored(tmp_path):
     assert not [path for path in stored if SECRET.encode() in path.read_bytes()]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_password_of_a_database_is_neither_stored_nor_shown(team, tmp_path):
     """Runs that go to PostgreSQL without a server, and one that can't."""
     team.postgres.sql(

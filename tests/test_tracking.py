@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 from mlflow import MlflowClient
-from running import ENV, ROOT, free_port, run
+from running import ENV, ROOT, run
+from services import free_port
 
 LESSON = "import mlflow; from tracking import connect; connect(); "
 

@@ -1,0 +1,55 @@
+"""A copy of this repo after its lessons: each sequence of lessons is run once for all tests."""
+
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from filelock import FileLock
+from running import PYTHON, ROOT, SHARED, make_repo, run
+
+PARTS = ["src", "benchmarks", "server", "requirements.txt"]
+
+
+def copy_repo(folder, *names):
+    """Make FOLDER a copy of the repo, with the store that the lessons NAMES leave in this order."""
+    source = repo_after(names)
+    shutil.copytree(source, folder, symlinks=True, dirs_exist_ok=True)
+    if names:
+        move_store(folder / "mlflow.db", source, folder)
+
+
+def repo_after(names):
+    """The folder of the repo in which the lessons NAMES were run; nobody writes into it again."""
+    folder = SHARED / "-".join(["repo", *names])
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            new = Path(f"{folder}.new")
+            if names:
+                copy_repo(new, *names[:-1])
+                done = run([PYTHON, f"src/{names[-1]}.py"], new)
+                assert done.returncode == 0, done.stderr
+                move_store(new / "mlflow.db", new, folder)
+            else:
+                new.mkdir()
+                for part in PARTS:
+                    copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+                    copy(ROOT / part, new / part)
+                make_repo(new)
+                (new / ".venv").symlink_to(sys.prefix)
+            new.rename(folder)
+    return folder
+
+
+def move_store(database, old, new):
+    """Let the DATABASE say of its files that they are in the folder NEW, no longer in OLD."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
+                if kind.startswith(("VARCHAR", "TEXT")):
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = replace({column}, ?, ?) "
+                        f"WHERE instr({column}, ?)",
+                        (f"{old}/", f"{new}/", f"{old}/"),
+                    )
