@@ -16,7 +16,7 @@ import sys
 
 SERVES = ("ui", "server", "models", "--env-file")
 # What Python or a library reads when it starts: another value needs a new process.
-AT_START = ("PYTHON", "MPL", "MLFLOW_LOGGING", "OMP_", "OPENBLAS_")
+AT_START = ("PYTHON", "MPL", "MLFLOW_LOGGING", "MLFLOW_DISABLE", "OMP_", "OPENBLAS_")
 IMPORTED = """
 matplotlib.pyplot mlflow mlflow.cli mlflow.data.pandas_dataset mlflow.models.evaluation
 mlflow.pyfunc mlflow.sklearn mlflow.store.artifact.local_artifact_repo
@@ -70,7 +70,7 @@ def command(path, name, *args):
 
 
 def serve(listener):
-    """Import, then fork for each request that LISTENER gets; return in the fork, with the request."""
+    """Import, then fork for each request that LISTENER gets; in the fork, return the request."""
     import gc
     import importlib
     import selectors
@@ -224,6 +224,7 @@ def launchers(folder, env):
         with open(path, "w") as file:
             file.write(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         os.chmod(path, 0o755)
+    atexit.register(process.wait)
     atexit.register(process.stdin.close)
 
 

@@ -1,5 +1,7 @@
 """What a store holds, for the tests of all lessons."""
 
+import re
+
 from mlflow import MlflowClient
 
 
@@ -23,3 +25,62 @@ def children_of(client, parent):
             order_by=["metrics.rank_test_score"],
         )
     )
+
+
+def contents(uri):
+    """All that a reader finds in the store, in an order and without what differs on each run."""
+    client = MlflowClient(uri, registry_uri=uri)
+    experiments = sorted(client.search_experiments(), key=lambda each: each.name)
+    found = {each.name: (dict(each.tags), each.lifecycle_stage) for each in experiments}
+    for name in list(found):
+        runs = sorted(runs_of(uri, name), key=lambda run: (run.info.start_time, run.info.run_name))
+        found[name] += ([described(client, run) for run in runs],)
+    for model in client.search_registered_models():
+        versions = client.search_model_versions(f"name = '{model.name}'")
+        texts = [(each.version, each.tags, each.description) for each in versions]
+        found[f"model {model.name}"] = without_ids([model.aliases, model.tags, sorted(texts)])
+    return found
+
+
+def described(client, run):
+    """What the run holds; a time is only said to be there."""
+    scores = {k: v if "time" not in k else "a time" for k, v in run.data.metrics.items()}
+    parent = run.data.tags.get("mlflow.parentRunId")
+    inputs = run.inputs.dataset_inputs
+    outputs = run.outputs.model_outputs if run.outputs else []
+    models = [client.get_logged_model(output.model_id) for output in outputs]
+    return without_ids(
+        {
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "parent": parent and client.get_run(parent).info.run_name,
+            "params": run.data.params,
+            "metrics": scores,
+            "tags": run.data.tags,
+            "data": [(i.dataset.name, i.dataset.digest, i.tags[0].value) for i in inputs],
+            "files": files_of(client, run.info.run_id),
+            "models": [
+                (model.name, model.params, files_of(client, model.model_id)) for model in models
+            ],
+        }
+    )
+
+
+def files_of(client, owner, folder=None):
+    """The paths of all files of a run or a logged model, sorted."""
+    listed = client.list_logged_model_artifacts if owner[:2] == "m-" else client.list_artifacts
+    found = []
+    for file in listed(owner, folder):
+        found += files_of(client, owner, file.path) if file.is_dir else [file.path]
+    return sorted(found)
+
+
+def without_ids(value):
+    """VALUE with a placeholder for each ID and each moment, in all its texts."""
+    if isinstance(value, dict):
+        return {key: without_ids(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_ids(each) for each in value]
+    if isinstance(value, str):
+        return re.sub(r"\b(m-)?[0-9a-f]{32}\b", "ID", value)
+    return value

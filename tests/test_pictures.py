@@ -26,7 +26,7 @@ from running import ENV, ROOT, make_repo, run_script
 from services import Server
 from sklearn.datasets import load_breast_cancer
 
-pytestmark = pytest.mark.facts
+pytestmark = [pytest.mark.facts, pytest.mark.ci]
 IMAGES = ROOT / "docs" / "images"
 # What a reader has run when the last lesson begins.
 LESSONS = ["basic_run", "autolog", "select_experiment"]

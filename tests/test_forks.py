@@ -1,0 +1,91 @@
+"""A script that runs as a fork does what it does in a new process: streams, ends, and the store."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from documents import normalised
+from filled import copy_repo
+from running import ENV, LESSONS, PYTHON, run, uri
+from stores import contents
+
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.skipif(sys.platform != "linux", reason="scripts are forks on Linux only"),
+]
+BEFORE = {name: ["hypertune2"] for name in ("compare_runs", "register_model")}
+BEFORE["promote_model"] = ["hypertune2", "register_model"]
+BEFORE["score_model"] = ["hypertune2", "register_model", "promote_model"]
+# tests/test_dagshub_run.py runs dagshub_run, which needs its stand-in of the site, in a new process.
+NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lesson_leaves_the_same_store_and_prints_the_same(name, tmp_path):
+    found = []
+    for python in PYTHON, sys.executable:
+        folder = tmp_path / ("fork" if python == PYTHON else "new")
+        copy_repo(folder, *BEFORE.get(name, []))
+        result = run([python, f"src/{name}.py"], folder)
+        printed = [
+            normalised(text.replace(str(folder), "")) for text in (result.stdout, result.stderr)
+        ]
+        stored = contents(uri(folder)) if (folder / "mlflow.db").exists() else None
+        found.append([result.returncode, *printed, stored])
+    assert found[0] == found[1]
+    assert found[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; print(sys.argv, sys.path[:1], sys.stdin.read(), __name__, flush=True)",
+        "import os, sys; print(os.getcwd(), os.environ['GIVEN'], file=sys.stderr)",
+        "import atexit; atexit.register(print, 'the end'); 1 / 0",
+        "import sys; sys.exit('a sentence')",
+        "import sys; sys.exit(7)",
+        "raise KeyboardInterrupt",
+        "import os; os.kill(os.getpid(), 9)",
+        "import os; os.kill(os.getpid(), 15)",
+        "import sys; print(sys.stdout.isatty(), sys.stdout.encoding, 'é')",
+        "import threading; threading.Timer(0.2, print, ['later']).start()",
+    ],
+)
+@pytest.mark.parametrize("how", ["-c", "file"])
+def test_code_ends_in_the_same_way(code, how, tmp_path):
+    (tmp_path / "code.py").write_text(code, encoding="utf-8")
+    args = ["-c", code] if how == "-c" else ["code.py"]
+    ended = []
+    for python in PYTHON, sys.executable:
+        result = run([python, *args, "one", "two words"], tmp_path, input="typed", GIVEN="given")
+        ended.append((result.returncode, result.stdout, result.stderr))
+    assert ended[0] == ended[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_command_ends_the_fork(number, tmp_path):
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [PYTHON, "-c", code], cwd=tmp_path, env=ENV, stdout=-1, stderr=subprocess.DEVNULL
+    ) as process:
+        fork = int(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait(30) == -number
+        assert process.stdout.read() == b""  # its end is closed: the fork is gone
+    with pytest.raises(ProcessLookupError):
+        os.kill(fork, 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "env"),
+    [
+        (["-X", "utf8", "-c", "import sys; print('mlflow' in sys.modules)"], {}),
+        (["-c", "import sys; print('mlflow' in sys.modules)"], {"PYTHONHASHSEED": "1"}),
+        (["-c", "import sys; print('mlflow' in sys.modules)"], {"MLFLOW_DISABLE_TELEMETRY": ""}),
+    ],
+)
+def test_what_counts_when_python_starts_needs_a_new_process(args, env, tmp_path):
+    assert run([PYTHON, *args], tmp_path, **env).stdout == "False\n"
+    assert run([PYTHON, *args[-2:]], tmp_path).stdout == "True\n"
