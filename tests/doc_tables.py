@@ -1,15 +1,18 @@
 """The tables and code blocks of a page in docs/, for the tests that hold the page to the truth."""
 
+import json
 import re
-from pathlib import Path
+import sys
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+from running import ROOT, run
+
+DOCS = ROOT / "docs"
 
 
 def tables(page):
     """{heading: rows} of docs/PAGE, a row a list of its cells, less head and marks of surprise."""
     found = {}
-    for part in re.split(r"^## ", (DOCS / page).read_text(), flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^## ", (DOCS / page).read_text(), flags=re.MULTILINE):
         # Cells are `code` and words: none holds a bar.
         lines = [line for line in part.splitlines() if line.startswith("|")]
         if lines:
@@ -27,9 +30,14 @@ def rows(page):
     return named
 
 
+def codes(cell):
+    """All inline codes of CELL; two backticks around one that holds a backtick."""
+    return [text for _, text in re.findall(r"(?<!`)(`+)(?!`) ?(.+?) ?(?<!`)\1(?!`)", cell)]
+
+
 def code(cell):
     """The first inline code of CELL."""
-    return re.search(r"`(.+?)`", cell)[1]
+    return codes(cell)[0]
 
 
 def blocks(page, kind, heading=""):
@@ -38,3 +46,10 @@ def blocks(page, kind, heading=""):
     text = text[text.index(heading) :]
     text = text.split("\n## ")[0] if heading else text
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.M | re.S)
+
+
+def results(script, folder, **options):
+    """Run tests/SCRIPT in FOLDER; return the JSON that it prints."""
+    done = run([sys.executable, ROOT / "tests" / script], folder, timeout=600, **options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
