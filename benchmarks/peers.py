@@ -63,7 +63,8 @@ class Environment:
         (self.folder / "hypertune1.py").write_text(job)
         if not self.bin.exists():
             venv.create(folder / name, with_pip=True)
-        pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        # What is imported is compiled then, in the round before those that count.
+        pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
         self.run(*pip, *JOB, TRACKERS[name], HOME=ENV["HOME"])
         if name == "dvclive":  # wants a git repo with DVC
             self.command("git", "init", "-q")

@@ -48,7 +48,7 @@ def test_each_tracker_holds_every_candidate(envs, name):
     assert not isinstance(built[name], str), built[name]
     runs = built[name].stored()
     candidates = [(params, metrics) for params, metrics in runs if "best_cv_score" not in metrics]
-    ((best, best_metrics),) = [run for run in runs if "best_cv_score" in run[1]]
+    ((best, best_metrics),) = [each for each in runs if "best_cv_score" in each[1]]
     pairs = [pair(params) for params, _ in candidates]
     assert sorted(pairs) == [("1", "2"), ("1", "None"), ("2", "2"), ("2", "None")]
     ranks = {}

@@ -378,7 +378,7 @@ def test_mariadb(mariadb, tmp_path):
             assert result.returncode == 0, result.stderr
         client = MlflowClient(server.uri, registry_uri=server.uri)
         runs = runs_of(server.uri, "hypertune2")
-        assert [run.info.status for run in runs] == ["FINISHED"] * 17
+        assert [each.info.status for each in runs] == ["FINISHED"] * 17
         client.set_tag(runs[0].info.run_id, "wine", "Rosé 🍷")
         assert client.get_run(runs[0].info.run_id).data.tags["wine"] == "Rosé 🍷"
     finally:
