@@ -9,7 +9,8 @@ import peers
 import pytest
 from doc_tables import tables
 from lessons import with_grid
-from running import ROOT, run
+from mlflow import MlflowClient
+from running import ROOT, run, uri
 
 pytestmark = pytest.mark.ci
 SECTION = "Beside other trackers"
@@ -121,12 +122,13 @@ def test_a_child_in_mlflow_is_eight_transactions(folder):
     """As the page says."""
     (folder / "job.py").write_text(COUNTED)
     script = shutil.copy(ROOT / "benchmarks" / "peers" / "with_mlflow.py", folder)
+    MlflowClient(uri(folder)).create_experiment("search")
     commits = []
-    for count in "1", "1", "3":  # the first also makes the experiment
+    for count in "1", "3":
         result = run([sys.executable, script], folder, CHILDREN=count)
         assert result.returncode == 0, result.stderr
         commits.append(result.stdout.count("commit"))
-    assert commits[2] - commits[1] == 2 * 8
+    assert commits[1] - commits[0] == 2 * 8
 
 
 @pytest.mark.facts
