@@ -74,11 +74,16 @@ def serve(listener):
     import gc
     import importlib
     import selectors
+    from functools import cache
 
     for name in IMPORTED:
         importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
+    from mlflow.store.db import utils
+
+    # With each store that is opened MLflow reads all its migrations, only to find the last one.
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+    utils._get_latest_schema_revision()
+    gc.freeze()  # a collection in a fork would copy all memory
     mine = at_start(os.environ)
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
