@@ -205,7 +205,7 @@ pages = Sybil(
         exits,
     ],
     path=str(ROOT),
-    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/*/*.md"],
     excludes=["mlruns/*"],
     setup=begin,
     teardown=end,

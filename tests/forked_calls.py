@@ -45,7 +45,7 @@ def said():
 
 def work(job, folder, template):
     """In the fork: call the job in a copy of the template; leave what it yields in result.json."""
-    shutil.copytree(template, folder, ignore=shutil.ignore_patterns("mlruns"))
+    shutil.copytree(template, folder)
     os.chdir(folder)
     mlflow.set_tracking_uri(uri(folder))
     os.environ["PRINTED"] = f"{folder}/printed"

@@ -1,10 +1,9 @@
 """Run code cells as somebody types them: each in a process, a folder and a store of its own.
 
-Reads JSON cells {id: {"setup", "code", "effect"}} from stdin and writes {id: {"text", "raised",
-"effect"}} to stdout: all that the code printed, with its value or its exception; whether it raised;
-and whether the expression "effect" is true afterwards.
-Importing, fitting and logging are done once, and every cell is a fork of that state, with a copy of
-the database; only the files of the one run are in the same folder for all.
+Reads a JSON list of cells, {"key", "setup", "code", "effect"}, from stdin. For each key writes JSON
+to stdout: "text", all that the code printed, with its value or its exception; "raised", whether it
+raised; "effect", whether that expression is true afterwards. Importing, fitting and logging are done
+once; only the files of the one run are in the same folder for all.
 """
 
 import ast
@@ -13,26 +12,24 @@ import os
 import shutil
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import mlflow
 import mlflow.data
+from forked_calls import in_forks, said
 from mlflow import MlflowClient
 from mlflow.models import MetricThreshold
+from running import uri
 from sklearn.datasets import load_diabetes
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV
 
-SHARED = Path("shared").resolve()
-PROCESSES = 2
-
 
 def shared_state():
     """The names that every cell knows: a forest, its open run, its registered model."""
-    SHARED.mkdir()
-    os.chdir(SHARED)
-    mlflow.set_tracking_uri(f"sqlite:///{SHARED}/mlflow.db")
+    mlflow.set_tracking_uri(uri(Path.cwd()))
     X, y = load_diabetes(as_frame=True, return_X_y=True)
     forest = RandomForestRegressor(n_estimators=2, max_depth=2, random_state=0).fit(X, y)
     run = mlflow.start_run()
@@ -61,17 +58,12 @@ def fails(call):
     return False
 
 
-def run_cell(folder, names, cell):
-    """In the forked process: set up, run the code, test its effects, and write what came of it."""
-    shutil.copytree(SHARED, folder, ignore=shutil.ignore_patterns("mlruns"))
-    os.chdir(folder)
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+def run_cell(names, cell):
+    """Set up, run the code, test its effect, and yield what came of it."""
     names["client"] = MlflowClient()
     names["run"] = mlflow.start_run(run_id=names["run_id"])  # a fork has no active run
     exec(cell["setup"], names)
-    printed = open("printed", "w")
-    for stream in (1, 2):
-        os.dup2(printed.fileno(), stream)
+    before = len(said())
     raised = False
     try:
         *statements, last = ast.parse(cell["code"]).body
@@ -84,43 +76,25 @@ def run_cell(folder, names, cell):
     except BaseException:
         raised = True
         traceback.print_exc(limit=0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    text = Path(folder, "printed").read_text()
-    effect = bool(eval(cell["effect"], names | {"text": text, "raised": raised, "fails": fails}))
-    result = {"text": text, "raised": raised, "effect": effect}
-    Path(folder, "result.json").write_text(json.dumps(result))
-
-
-def main():
-    root = Path.cwd()
-    names = shared_state()
-    results, waiting = {}, {}
-    for number, (key, cell) in enumerate(json.load(sys.stdin).items()):
-        if len(waiting) == PROCESSES:
-            waiting.pop(os.wait()[0])
-        folder = root / f"cell{number}"
-        results[key] = folder / "result.json"
-        sys.stdout.flush()
-        pid = os.fork()
-        if not pid:
-            try:
-                run_cell(str(folder), names, cell)
-            except BaseException:
-                Path(f"{folder}.error").write_text(traceback.format_exc())
-            os._exit(0)
-        waiting[pid] = key
-    while waiting:
-        waiting.pop(os.wait()[0])
-    mlflow.end_run()
-    report = {}
-    for key, path in results.items():
-        if path.exists():
-            report[key] = json.loads(path.read_text())
-        else:
-            report[key] = {"broken": path.parent.with_suffix(".error").read_text()}
-    json.dump(report, sys.__stdout__)
+    text = said()[before:]
+    effect = bool(eval(cell["effect"], names | {"text": text}))
+    yield cell["key"], {"text": text, "raised": raised, "effect": effect}
 
 
 if __name__ == "__main__":
-    main()
+    root, shared = Path.cwd(), Path("shared").resolve()
+    shared.mkdir()
+    os.chdir(shared)
+    names = shared_state()
+    # The cells' copy is from before the evaluation, which logs to the run.
+    shutil.copytree(shared, root / "cells", ignore=shutil.ignore_patterns("mlruns"))
+    names["result"] = names["baseline"] = mlflow.models.evaluate(
+        names["info"].model_uri,
+        names["data"],
+        targets="target",
+        model_type="regressor",
+        evaluator_config={"log_model_explainability": False},
+    )
+    os.chdir(root)
+    cells = [partial(run_cell, names, cell) for cell in json.load(sys.stdin)]
+    print(json.dumps(in_forks(cells, Path("cells"))))

@@ -75,3 +75,9 @@ def clone_with_remote(folder, address):
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     make_repo(folder)
     subprocess.run(["git", "remote", "add", "origin", address], cwd=folder, check=True)
+
+
+def tracked_files():
+    """The files of this repo that git knows."""
+    listed = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True)
+    return [ROOT / name for name in listed.splitlines()]

@@ -469,7 +469,7 @@ def close_runs():
     yield "closed", [status(run_id) for run_id in (*left_open, ended)]
 
 
-def row(first):
+def measure(first):
     (do,) = [do for start, do in CASES.items() if first.startswith(start)] or [execute]
     yield first, do(first)
 
@@ -477,5 +477,5 @@ def row(first):
 if __name__ == "__main__":
     jobs = [all_the_calls, close_runs]
     jobs += [partial(interruption, *numbered) for numbered in enumerate(TABLES["Interruptions"])]
-    jobs += [partial(row, first) for first in CLAIMS if first != MOVED]
+    jobs += [partial(measure, first) for first in CLAIMS if first != MOVED]
     print(json.dumps(in_forks(jobs, empty_store())))

@@ -2,27 +2,24 @@
 the page quotes and has the effect that it states, today's form works without a warning."""
 
 import json
-import re
-import sys
 from dataclasses import dataclass
 
 import pytest
-from running import ROOT, run
+from doc_tables import code, codes, results, rows
 
-pytestmark = pytest.mark.facts
-PAGE = (ROOT / "docs" / "older-tutorials.md").read_text()
-SPAN = re.compile(r"(?<!`)(`+)(?!`) ?(.+?) ?(?<!`)\1(?!`)")
+pytestmark = [pytest.mark.facts, pytest.mark.ci]
+ROWS = {code(older): cells for older, cells in rows("older-tutorials.md").items()}
 
 
 @dataclass
 class Check:
-    """Whether the older form still works, what both cells need before they run, and Python
-    expressions that are true after each."""
+    """What both cells of a row need before they run, and Python expressions that are true after
+    the older form, after today's, or after each that isn't given one of its own."""
 
     setup: str = ""
-    older: str = "True"
-    today: str = "False"
-    works: bool = False
+    older: str = ""
+    today: str = ""
+    both: str = "True"
 
 
 MODELS = "mlflow.search_logged_models(output_format='list')"
@@ -31,12 +28,7 @@ HAS_MODEL = f"sorted(m.name for m in {MODELS})"
 CHILDREN = """len(mlflow.search_runs(filter_string=f"tags.mlflow.parentRunId = '{run_id}'"))"""
 DEFAULT = "mlflow.set_tracking_uri(None); import os; os.environ.pop('MLFLOW_TRACKING_URI', 0)"
 EVALUATE_CALL = '{}evaluate(info.model_uri, data, targets="target", model_type="regressor"{})'
-EVALUATE = """
-result = mlflow.models.evaluate(
-    info.model_uri, data, targets="target", model_type="regressor",
-    evaluator_config={"log_model_explainability": False},
-)
-"""
+WITHOUT_INFERENCE = "mlflow.models.infer_pip_requirements = lambda *_, fallback, **__: fallback"
 DOUBLE = '''
 code = """import mlflow
 
@@ -52,7 +44,6 @@ exec(code)
 CHECKS = {
     "mlflow.get_tracking_uri()": Check(
         DEFAULT,
-        works=True,
         older="value == f'sqlite:///{os.getcwd()}/mlflow.db' and"
         " client.get_experiment(client.create_experiment('new')).artifact_location.startswith("
         "f'{os.getcwd()}/mlruns/')",
@@ -72,7 +63,6 @@ CHECKS = {
     ),
     'urlparse(mlflow.get_tracking_uri()).scheme != "file"': Check(
         DEFAULT + "; from urllib.parse import urlparse",
-        works=True,
         older="value is True",
         today=f"len({VERSIONS}) == 2",
     ),
@@ -82,23 +72,16 @@ CHECKS = {
     ),
     (
         'mlflow.sklearn.log_model(line, artifact_path="model", pip_requirements=["scikit-learn"])'
-    ): Check(
-        works=True,
-        older=f"{HAS_MODEL} == ['model', 'model']",
-        today=f"{HAS_MODEL} == ['model', 'model']",
-    ),
+    ): Check(both=f"{HAS_MODEL} == ['model', 'model']"),
     'mlflow.sklearn.log_model(line, "models/line", pip_requirements=["scikit-learn"])': Check(
         older=f"{HAS_MODEL} == ['model']",
         today=f"{HAS_MODEL} == ['line', 'model']",
     ),
     'mlflow.pyfunc.log_model("double", python_model=Double(), pip_requirements=["mlflow"])': Check(
         DOUBLE,
-        works=True,
-        older="mlflow.pyfunc.load_model(value.model_uri).predict([3.0]) == [6.0]",
-        today="mlflow.pyfunc.load_model(value.model_uri).predict([3.0]) == [6.0]",
+        both="mlflow.pyfunc.load_model(value.model_uri).predict([3.0]) == [6.0]",
     ),
     "client.list_artifacts(run_id)": Check(
-        works=True,
         older="value == [] and client.list_artifacts(run_id, 'model') != []",
         today="list(value.model_id) == [info.model_id]",
     ),
@@ -106,32 +89,25 @@ CHECKS = {
         today="[m.model_id for m in value] == [info.model_id]"
     ),
     'mlflow.sklearn.load_model(f"runs:/{run_id}/model")': Check(
-        works=True,
-        older="(value.predict(X) == forest.predict(X)).all()",
-        today="(value.predict(X) == forest.predict(X)).all()",
+        both="(value.predict(X) == forest.predict(X)).all()"
     ),
     'mlflow.sklearn.load_model(mlflow.get_artifact_uri("model"))': Check(
         today="(value.predict(X) == forest.predict(X)).all()"
     ),
     'mlflow.register_model(f"runs:/{run_id}/model", "wine")': Check(
-        works=True,
-        older="mlflow.sklearn.load_model('models:/wine/2').n_estimators == 2",
-        today="mlflow.sklearn.load_model('models:/wine/2').n_estimators == 2",
+        both="mlflow.sklearn.load_model('models:/wine/2').n_estimators == 2"
     ),
     'mlflow.register_model(mlflow.get_artifact_uri("model"), "wine")': Check(
-        works=True,
         older="fails(lambda: mlflow.sklearn.load_model('models:/wine/2'))",
         today="mlflow.sklearn.load_model('models:/wine/2').n_estimators == 2",
     ),
     'client.transition_model_version_stage("wine", 1, "Production")': Check(
-        works=True,
         older="client.get_model_version('wine', 1).current_stage == 'Production'",
         today="client.get_model_version('wine', 1).aliases == ['production']",
     ),
     'client.get_latest_versions("wine", stages=["Production"])': Check(
         "client.set_registered_model_alias('wine', 'production', 1);"
         "client.transition_model_version_stage('wine', 1, 'Production')",
-        works=True,
         older="[v.version for v in value] == [1]",
         today="value.version == 1",
     ),
@@ -143,7 +119,6 @@ CHECKS = {
     ),
     "client.search_model_versions(\"name = 'wine'\")[0].aliases": Check(
         "client.set_registered_model_alias('wine', 'production', 1)",
-        works=True,
         older="value == []",
         today="value == ['production']",
     ),
@@ -151,19 +126,13 @@ CHECKS = {
         "old_id = client.create_experiment('old'); client.delete_experiment(old_id)",
         today="client.get_experiment(old_id).lifecycle_stage == 'active'",
     ),
-    EVALUATE_CALL.format("mlflow.", ""): Check(
-        works=True,
-        older="value.metrics['r2_score'] > 0.1",
-        today="value.metrics['r2_score'] > 0.1",
-    ),
+    EVALUATE_CALL.format("mlflow.", ""): Check(both="value.metrics['r2_score'] > 0.1"),
     EVALUATE_CALL.format("mlflow.models.", ", validation_thresholds=thresholds"): Check(
-        EVALUATE,
         today="fails(lambda: mlflow.validate_evaluation_results("
         "candidate_result=result, validation_thresholds={'r2_score': "
         "MetricThreshold(threshold=0.9, greater_is_better=True)}))",
     ),
     EVALUATE_CALL.format("mlflow.models.", ", baseline_model=info.model_uri"): Check(
-        EVALUATE + "baseline = result",
         today="fails(lambda: mlflow.validate_evaluation_results("
         "candidate_result=result, baseline_result=baseline, validation_thresholds={'r2_score': "
         "MetricThreshold(min_absolute_change=0.1, greater_is_better=True)}))",
@@ -186,72 +155,49 @@ CHECKS = {
         "import sklearn.pipeline", today="value.steps[0][1] is forest"
     ),
     "mlflow.autolog(); forest.fit(X, y)": Check(
-        works=True,
+        WITHOUT_INFERENCE,
         older=f"{HAS_MODEL} == ['model', 'model'] and client.get_run(run_id).data.params",
         today=f"{HAS_MODEL} == ['model'] and client.get_run(run_id).data.params",
     ),
     "mlflow.sklearn.autolog(log_models=False); search.fit(X, y)": Check(
-        works=True, older=f"{CHILDREN} == 5", today=f"{CHILDREN} == 6"
+        older=f"{CHILDREN} == 5", today=f"{CHILDREN} == 6"
     ),
     "mlflow.tracking.MlflowClient()": Check(
-        works=True,
         older="type(value) is mlflow.MlflowClient",
         today="value.get_run(run_id)",
     ),
-    "from mlflow.models.signature import infer_signature": Check(
-        works=True,
-        older="infer_signature(X)",
-        today="infer_signature(X)",
-    ),
+    "from mlflow.models.signature import infer_signature": Check(both="infer_signature(X)"),
 }
 
 
-def rows():
-    """(code of the first cell, quotations of the second, code of the third) of each row."""
-    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
-    for line in lines:
-        cells = [SPAN.findall(cell) for cell in line.strip("| ").split(" | ")]
-        ((_, older),), quoted, ((_, today),) = cells
-        yield older, [text for _, text in quoted], today
-
-
-ROWS = list(rows())
-
-
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What came of every cell: (row, "older" or "today") -> text, raised, failed."""
-    cells = {}
-    for row, (older, _, today) in enumerate(ROWS):
+def ran(tmp_path_factory):
+    """What came of every cell, by its row's older form and the field of Check."""
+    cells = []
+    for older, (_, today) in ROWS.items():
         check = CHECKS.get(older, Check())
-        for kind, code, effect in (("older", older, check.older), ("today", today, check.today)):
-            cell = {"setup": check.setup, "code": code, "effect": effect}
-            cells[f"{row} {kind}"] = cell
-    command = [sys.executable, ROOT / "tests" / "run_cells.py"]
+        for kind, text in (("older", older), ("today", code(today))):
+            cell = {"key": f"{kind}: {older}", "setup": check.setup, "code": text}
+            cells.append(cell | {"effect": getattr(check, kind) or check.both})
     folder = tmp_path_factory.mktemp("cells")
-    done = run(command, folder, input=json.dumps(cells), timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return results("run_cells.py", folder, input=json.dumps(cells))
 
 
-def test_every_row_has_a_check_and_every_check_a_row():
-    assert [older for older, _, _ in ROWS] == list(CHECKS)
-    table = PAGE[PAGE.index("| Older form") : PAGE.index("\n## ")].strip()
-    assert table.count("\n") - 1 == len(ROWS)
+def test_every_row_has_a_check_and_every_check_a_row(ran):
+    assert list(ROWS) == list(CHECKS)
+    assert all(check.today or check.both != "True" for check in CHECKS.values())
+    assert not ran["errors"], "\n".join(ran["errors"])
 
 
-@pytest.mark.parametrize(
-    "row", range(len(ROWS)), ids=[re.sub(r"\W+", "-", r[0])[:40] for r in ROWS]
-)
-def test_row(row, results):
-    older, quotations, _ = ROWS[row]
-    then, now = results[f"{row} older"], results[f"{row} today"]
-    assert "broken" not in then, then["broken"]
-    assert "broken" not in now, now["broken"]
-    for quotation in quotations:
-        assert quotation in then["text"]
-    assert then["raised"] != CHECKS[older].works, then["text"]
-    assert "warning" not in then["text"].lower() or quotations, then["text"]
+@pytest.mark.parametrize("older", ROWS)
+def test_row(older, ran):
+    words, _ = ROWS[older]
+    then, now = ran[f"older: {older}"], ran[f"today: {older}"]
+    for quoted in codes(words):
+        assert quoted in then["text"]
+    # "Else" is where it doesn't work.
+    assert then["raised"] == ("rror" in words or "Else: " in words), then["text"]
+    assert "warning" not in then["text"].lower() or codes(words), then["text"]
     assert then["effect"], then["text"]
     assert not now["raised"], now["text"]
     assert "warning" not in now["text"].lower(), now["text"]

@@ -5,8 +5,7 @@ from contextlib import closing
 from sqlite3 import connect
 
 import pytest
-from running import ROOT, clone_with_remote, run_script
-from test_repo import tracked_files
+from running import ROOT, clone_with_remote, run_script, tracked_files
 
 SECRET = "s3cret-0f-ada"
 LOOKS_SECRET = {
@@ -69,10 +68,7 @@ def test_a_token_in_the_git_remote_is_not_stored(tmp_path):
 @pytest.mark.ci
 def test_the_password_of_a_database_is_neither_stored_nor_shown(team, tmp_path):
     """Runs that go to PostgreSQL without a server, and one that can't."""
-    team.postgres.sql(
-        f"CREATE ROLE direct LOGIN PASSWORD '{SECRET}'", "CREATE DATABASE direct OWNER direct"
-    )
-    uri = f"postgresql+psycopg://direct:{SECRET}@127.0.0.1:{team.postgres.port}/direct"
+    uri = team.postgres.make_database("direct", SECRET)
     result = run_script("basic_run", tmp_path, MLFLOW_TRACKING_URI=uri)
     assert result.returncode == 0, result.stderr
     refused = run_script("basic_run", tmp_path, MLFLOW_TRACKING_URI=f"{uri}-missing")
