@@ -58,4 +58,4 @@ for wrong in rows.drop(columns="mean radius"), rows.astype({"mean radius": str})
         model.predict(wrong)
     except MlflowException as error:
         print(f"Refused: {str(error).rpartition('Error: ')[2]}")
-print("Next: serve it, see the README")
+print("Next: serve it, see docs/lessons/score_model.md")

@@ -21,7 +21,7 @@ ENV["LOKY_MAX_CPU_COUNT"] = "1"
 SHARED = Path(os.environ.get("SHARED_BY_TESTS") or tempfile.mkdtemp(prefix="tests-"))
 # What runs a script: a fork if the system has them, see forks.py.
 PYTHON = SHARED / "python" if sys.platform == "linux" else sys.executable
-if "SHARED_BY_TESTS" not in os.environ:
+if not os.environ.get("SHARED_BY_TESTS"):
     os.environ["SHARED_BY_TESTS"] = ENV["SHARED_BY_TESTS"] = str(SHARED)
     atexit.register(shutil.rmtree, SHARED)
     if sys.platform == "linux":

@@ -18,7 +18,7 @@ pytestmark = [
 BEFORE = {name: ["hypertune2"] for name in ("compare_runs", "register_model")}
 BEFORE["promote_model"] = ["hypertune2", "register_model"]
 BEFORE["score_model"] = ["hypertune2", "register_model", "promote_model"]
-# tests/test_dagshub_run.py runs dagshub_run, which needs its stand-in of the site, in a new process.
+# dagshub_run isn't among them: it needs a stand-in of the site, see its own test.
 NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
 
 

@@ -50,7 +50,7 @@ def test_every_candidate_is_a_finished_child(store):
     means = [child.data.metrics["mean_test_score"] for child in children]
     assert ranks[0] == 1
     assert means == sorted(means, reverse=True)
-    # What the README reads from the parallel coordinates.
+    # What its page reads from the parallel coordinates.
     assert {child.data.params["max_depth"] for child in children[-4:]} == {"2"}
     assert means[-4] < 0.945 < means[-5]
     assert {child.data.params["n_estimators"] for child in children[:4]} == {"64", "128"}

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -227,7 +227,7 @@ def test_eight_processes_at_once_with_a_dataset_that_is_known(folder):
 
 
 def test_of_two_that_describe_the_same_new_dataset_in_one_instant_one_is_refused(folder):
-    """MLflow looks whether the dataset is there, and then writes; here another process is between."""
+    """Between its look for the dataset and its write, another process writes it."""
     script = str(ROOT / "src" / "log_dataset.py")
     between = f"""
 import subprocess, sys, uuid
