@@ -18,10 +18,12 @@ SERVES = ("ui", "server", "models", "--env-file")
 # What Python or a library reads when it starts: another value needs a new process.
 AT_START = ("PYTHON", "MPL", "MLFLOW_LOGGING", "MLFLOW_DISABLE", "OMP_", "OPENBLAS_")
 IMPORTED = """
-matplotlib.pyplot mlflow mlflow.cli mlflow.data.pandas_dataset mlflow.models.evaluation
-mlflow.pyfunc mlflow.sklearn mlflow.store.artifact.local_artifact_repo
-mlflow.store.model_registry.sqlalchemy_store mlflow.store.tracking.sqlalchemy_store pandas seaborn
-skops.io sklearn.datasets sklearn.ensemble sklearn.metrics sklearn.model_selection
+matplotlib.backends.backend_agg matplotlib.pyplot mlflow mlflow.cli mlflow.data.pandas_dataset
+mlflow.models.evaluation.evaluators.classifier mlflow.pyfunc mlflow.sklearn
+mlflow.store.artifact.local_artifact_repo mlflow.store.model_registry.sqlalchemy_store
+mlflow.store.tracking.sqlalchemy_store mlflow.tracing.processor.base_mlflow
+mlflow.utils.requirements_utils pandas seaborn skops.io sklearn.datasets sklearn.ensemble
+sklearn.metrics sklearn.model_selection sqlalchemy.dialects.sqlite
 """.split()
 
 
@@ -79,7 +81,10 @@ def serve(listener):
     for name in IMPORTED:
         importlib.import_module(name)
     from mlflow.store.db import utils
+    from mlflow.utils import requirements_utils
 
+    # Who logs or loads a model looks up all installed packages, once a process.
+    requirements_utils._init_modules_to_packages_map()
     # With each store that is opened MLflow reads all its migrations, only to find the last one.
     utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
     utils._get_latest_schema_revision()
