@@ -16,7 +16,7 @@ import mlflow
 import mlflow.sklearn
 import numpy as np
 from doc_tables import code, rows
-from forked_calls import empty_store, exit_code, in_forks, said
+from forked_calls import empty_store, exit_code, in_forks, said, without_inference
 from sklearn import metrics
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_breast_cancer, load_wine
@@ -124,11 +124,6 @@ def yes_or_no(found):
 
 def counted(run):
     return f"{len(run.data.params)} params, {len(run.data.metrics)} metrics"
-
-
-def without_inference():
-    """What a model needs is a row of its own: to find it out, MLflow imports itself again."""
-    mlflow.models.infer_pip_requirements = lambda *_, fallback, **__: fallback
 
 
 @case

@@ -36,6 +36,11 @@ def empty_store():
     return Path("empty")
 
 
+def without_inference():
+    """Log models without finding out what they need, for which MLflow imports itself again."""
+    mlflow.models.infer_pip_requirements = lambda *_, fallback, **__: fallback
+
+
 def said():
     """All that this fork has printed."""
     sys.stdout.flush()

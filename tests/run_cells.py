@@ -2,8 +2,8 @@
 
 Reads a JSON list of cells, {"key", "setup", "code", "effect"}, from stdin. For each key writes JSON
 to stdout: "text", all that the code printed, with its value or its exception; "raised", whether it
-raised; "effect", whether that expression is true afterwards. Importing, fitting and logging are done
-once; only the files of the one run are in the same folder for all.
+raised; "effect", whether that expression is true afterwards. Importing, fitting and logging are
+done once; only the files of the one run are in the same folder for all.
 """
 
 import ast

@@ -34,9 +34,9 @@ CASES = {}
 assert math and np and suppress  # for the code in the page
 
 
-def case(start):
-    """The function below does and measures the row whose first cell begins with START."""
-    return partial(CASES.setdefault, start)
+def case(beginning):
+    """The function below does and measures the row whose first cell has this beginning."""
+    return partial(CASES.setdefault, beginning)
 
 
 def log():
@@ -224,7 +224,7 @@ LEFT = {
 
 def execute(first):
     """Execute the row's code; say what it left, its warnings and its error."""
-    (look,) = [look for start, look in LEFT.items() if code(first).startswith(start)]
+    (look,) = [look for words, look in LEFT.items() if code(first).startswith(words)]
     Path("note.txt").write_text("a note")
     left = None
     if code(first).startswith("with"):
@@ -391,11 +391,11 @@ def log_in_thread(_):
     return f"2 runs: the param is in a new one, which stays {new.info.status}"
 
 
-def in_worker(start):
-    """START a run in a process that was there before its parent's run opened the store."""
+def in_worker(make_run):
+    """Make a run in a process that was there before its parent's run opened the store."""
     context = multiprocessing.get_context("fork")
     mine, its = context.Pipe()
-    worker = context.Process(target=lambda: start(its.recv()))
+    worker = context.Process(target=lambda: make_run(its.recv()))
     worker.start()
     with mlflow.start_run() as run:
         mine.send(run.info.run_id)
@@ -470,11 +470,13 @@ def close_runs():
 
 
 def measure(first):
-    (do,) = [do for start, do in CASES.items() if first.startswith(start)] or [execute]
+    (do,) = [do for words, do in CASES.items() if first.startswith(words)] or [execute]
     yield first, do(first)
 
 
 if __name__ == "__main__":
+    for words in [*CASES, *("`" + words for words in LEFT)]:
+        assert any(first.startswith(words) for first in CLAIMS), f"no row begins with {words}"
     jobs = [all_the_calls, close_runs]
     jobs += [partial(interruption, *numbered) for numbered in enumerate(TABLES["Interruptions"])]
     jobs += [partial(measure, first) for first in CLAIMS if first != MOVED]

@@ -8,7 +8,8 @@ import pytest
 from doc_tables import code, codes, results, rows
 
 pytestmark = [pytest.mark.facts, pytest.mark.ci]
-ROWS = {code(older): cells for older, cells in rows("older-tutorials.md").items()}
+PAGE = rows("older-tutorials.md")
+ROWS = {code(older): cells for older, cells in PAGE.items()}
 
 
 @dataclass
@@ -28,7 +29,6 @@ HAS_MODEL = f"sorted(m.name for m in {MODELS})"
 CHILDREN = """len(mlflow.search_runs(filter_string=f"tags.mlflow.parentRunId = '{run_id}'"))"""
 DEFAULT = "mlflow.set_tracking_uri(None); import os; os.environ.pop('MLFLOW_TRACKING_URI', 0)"
 EVALUATE_CALL = '{}evaluate(info.model_uri, data, targets="target", model_type="regressor"{})'
-WITHOUT_INFERENCE = "mlflow.models.infer_pip_requirements = lambda *_, fallback, **__: fallback"
 DOUBLE = '''
 code = """import mlflow
 
@@ -155,7 +155,7 @@ CHECKS = {
         "import sklearn.pipeline", today="value.steps[0][1] is forest"
     ),
     "mlflow.autolog(); forest.fit(X, y)": Check(
-        WITHOUT_INFERENCE,
+        "from forks import without_inference; without_inference()",
         older=f"{HAS_MODEL} == ['model', 'model'] and client.get_run(run_id).data.params",
         today=f"{HAS_MODEL} == ['model'] and client.get_run(run_id).data.params",
     ),
@@ -184,7 +184,9 @@ def ran(tmp_path_factory):
 
 
 def test_every_row_has_a_check_and_every_check_a_row(ran):
-    assert list(ROWS) == list(CHECKS)
+    assert list(ROWS) == list(CHECKS) and len(ROWS) == len(PAGE)
+    forms = [cell for older, (_, today) in PAGE.items() for cell in (older, today)]
+    assert {len(codes(form)) for form in forms} == {1}
     assert all(check.today or check.both != "True" for check in CHECKS.values())
     assert not ran["errors"], "\n".join(ran["errors"])
 
