@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from contextlib import ExitStack
 from functools import partial
 from unittest.mock import patch
 
@@ -17,12 +20,15 @@ import requests
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from doc_tables import DOCS, rows
+from dotenv import dotenv_values
 from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from mlflow.server import get_app_client
 from mlflow.server.auth import permissions
 from running import ROOT, at_once, run, run_script
 from sentences import assert_one_sentence
-from services import ENV, WITHOUT_JOBS, Service, free_port
+from services import ENV, WITHOUT_JOBS, Server, Service, free_port
 from stores import children_of, runs_of
 from team import FOLDER, compose, missing
 
@@ -249,6 +255,9 @@ def test_database_stopped_in_mid_search_and_started_again(team, tmp_path):
     assert_search_is_whole(team, process)
 
 
+# Many at once
+
+
 CLIENT = """
 import sys
 import mlflow
@@ -278,6 +287,65 @@ def test_eight_clients_at_once_lose_no_run(team, tmp_path):
     """
     assert dict(team.query(sql)) == {str(n): 12 for n in range(8)}
     assert len(statuses_in(team, "eight-at-once")) == 8 * 12
+
+
+CLIENTS, STEPS = 64, 5
+ALL = {STEPS - 1: CLIENTS}
+OVERFLOW = "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"
+
+
+def log_at_once(server):
+    """Log a metric of several steps into each of 64 runs; the last one, or the error, counted."""
+    client = MlflowClient(server)
+    experiment = client.create_experiment("at once")
+    runs = [client.create_run(experiment).info.run_id for _ in range(CLIENTS)]
+    together = threading.Barrier(CLIENTS)
+
+    def log(run_id):
+        together.wait()
+        try:
+            for step in range(STEPS):
+                client.log_batch(run_id, metrics=[Metric("accuracy", step, 0, step)])
+        except MlflowException as error:
+            return str(error).split(" reached")[0]
+
+    errors = at_once(*[partial(log, run_id) for run_id in runs])
+    return Counter(
+        error or client.get_run(run_id).data.metrics["accuracy"]
+        for run_id, error in zip(runs, errors, strict=True)
+    )
+
+
+@pytest.fixture
+def server_with(team, tmp_path):
+    """Start a server of one process on the team's PostgreSQL, with these variables."""
+    with ExitStack() as started:
+
+        def start_server(name, **env):
+            store = team.postgres.make_database(name)
+            command = ["server", "--workers", "1", "--backend-store-uri", store]
+            server = Server(tmp_path, *command, **WITHOUT_JOBS, **env)
+            started.callback(server.stop)
+            return server.uri
+
+        yield start_server
+
+
+@pytest.mark.facts
+def test_sixty_four_clients_block_one_another(server_with):
+    """log_batch takes two connections; in SQLite one writes at a time anyway."""
+    found = log_at_once(server_with("few"))
+    assert set(found) <= {STEPS - 1, "BAD_REQUEST: QueuePool limit of size 5 overflow 10"}
+    assert found != ALL
+
+
+def test_with_the_connections_of_env_example_none_fails(server_with):
+    enough = dotenv_values(FOLDER / ".env.example")[OVERFLOW]
+    assert log_at_once(server_with("many", **{OVERFLOW: enough})) == ALL
+
+
+def test_the_teams_server_has_enough(team):
+    assert log_at_once(team.uri) == ALL
 
 
 # In front of it, beside it, and before it
