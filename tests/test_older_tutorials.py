@@ -155,7 +155,7 @@ CHECKS = {
         "import sklearn.pipeline", today="value.steps[0][1] is forest"
     ),
     "mlflow.autolog(); forest.fit(X, y)": Check(
-        "from forks import without_inference; without_inference()",
+        "from forked_calls import without_inference; without_inference()",
         older=f"{HAS_MODEL} == ['model', 'model'] and client.get_run(run_id).data.params",
         today=f"{HAS_MODEL} == ['model'] and client.get_run(run_id).data.params",
     ),
