@@ -5,6 +5,8 @@ import sys
 from contextlib import closing
 from sqlite3 import connect
 
+import mlflow.store.model_registry.dbmodels.models  # noqa: F401 (declares its tables)
+import mlflow.store.tracking.dbmodels.models  # noqa: F401
 import pytest
 import sqlalchemy
 from mlflow import MlflowClient
