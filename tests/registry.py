@@ -2,13 +2,14 @@
 
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
-from types import SimpleNamespace
 
 import mlflow
+from filled import copy_repo
+from lessons import copy_with_grid
 from mlflow import MlflowClient
-from running import ROOT, run, run_script
+from running import PYTHON, ROOT, run, run_script, uri
+from sentences import assert_one_sentence, assert_success
 
 NAME = "breast-cancer-forest"
 # What hypertune2 leaves, without the search: a run with the tag, the data, one child and a model.
@@ -26,26 +27,36 @@ mlflow.set_experiment("hypertune2")
 data = load_breast_cancer(as_frame=True).frame.astype(float)
 train, test = train_test_split(data, test_size=float(sys.argv[1]), random_state=42)
 X, y = train.drop(columns="target"), train["target"]
-for trees in map(int, sys.argv[3:]):
-    forest = RandomForestClassifier(trees or 1, max_depth=2 + trees // 16, random_state=42)
-    forest.fit(X, y if trees else 1 - y)  # no trees: one that has learnt the contrary
-    with mlflow.start_run(run_name="search", tags={"search": "breast-cancer-forest"}) as run:
-        for split, name in zip((train, test), sys.argv[2].split(), strict=True):
-            dataset = mlflow.data.from_pandas(
-                split, name=f"breast-cancer-{name}", targets="target", source="https://example.com"
-            )
-            mlflow.log_input(dataset, context=name)
-        with mlflow.start_run(run_name=f"{trees} trees", nested=True):
-            mlflow.log_metric("rank_test_score", 1)
-        mlflow.sklearn.log_model(
-            forest,
-            name="best-forest",
-            signature=infer_signature(X, forest.predict(X)),
-            skops_trusted_types=["sklearn.tree._tree.Tree"],
-            pip_requirements=["scikit-learn"],
+trees = int(sys.argv[3])
+forest = RandomForestClassifier(trees or 1, max_depth=2 + trees // 16, random_state=42)
+forest.fit(X, y if trees else 1 - y)  # no trees: one that has learnt the contrary
+with mlflow.start_run(run_name="search", tags={"search": "breast-cancer-forest"}) as run:
+    for split, name in zip((train, test), sys.argv[2].split(), strict=True):
+        dataset = mlflow.data.from_pandas(
+            split, name=f"breast-cancer-{name}", targets="target", source="https://example.com"
         )
-    print("run", run.info.run_id)
+        mlflow.log_input(dataset, context=name)
+    with mlflow.start_run(run_name=f"{trees} trees", nested=True):
+        mlflow.log_metric("rank_test_score", 1)
+    mlflow.sklearn.log_model(
+        forest,
+        name="best-forest",
+        signature=infer_signature(X, forest.predict(X)),
+        skops_trusted_types=["sklearn.tree._tree.Tree"],
+        pip_requirements=["scikit-learn"],
+    )
+print("run", run.info.run_id)
 """
+
+
+def small_repo(folder, grid):
+    """Make FOLDER a copy of the repo; its hypertune2 has this GRID and an experiment of its own."""
+    copy_repo(folder)
+    script = copy_with_grid(folder, "hypertune2", grid)
+    text = script.read_text()
+    own = text.replace('set_experiment("hypertune2")', 'set_experiment("small-search")')
+    assert own != text
+    script.write_text(own)
 
 
 class Registry:
@@ -53,40 +64,31 @@ class Registry:
 
     def __init__(self, folder):
         self.folder = folder
-        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.uri = uri(folder)
         self.client = MlflowClient(self.uri, registry_uri=self.uri)
 
-    def search(self, *trees, test_size=0.2, contexts="training testing"):
-        """Log a finished search whose best forest has so many trees; return the last one's run."""
-        result = run(
-            [sys.executable, "-c", SEARCH, str(test_size), contexts, *map(str, trees)],
-            self.folder,
-            PYTHONPATH=str(ROOT / "src"),
-            MLFLOW_TRACKING_URI=self.uri,
-        )
-        assert result.returncode == 0, result.stderr
-        return self.client.get_run(result.stdout.split()[-1])
+    def search(self, trees, *, test_size=0.2, contexts="training testing"):
+        """Log a finished search whose best forest has so many trees; return its run."""
+        command = [PYTHON, "-c", SEARCH, str(test_size), contexts, str(trees)]
+        env = {"MLFLOW_TRACKING_URI": self.uri, "PYTHONPATH": str(ROOT / "src")}
+        printed = assert_success(run(command, self.folder, **env))
+        return self.client.get_run(printed.split()[-1])
 
-    def script(self, name, *args, **env):
-        """Run the script; what it printed, less connect()'s lines, and its exit code."""
-        result = run_script(name, self.folder, *args, MLFLOW_TRACKING_URI=self.uri, **env)
-        assert "Traceback" not in result.stderr
-        printed = "".join(result.stdout.splitlines(keepends=True)[2:])
-        return SimpleNamespace(printed=printed, error=result.stderr, code=result.returncode)
+    def script(self, name, *args):
+        """Run the script; return the process."""
+        return run_script(name, self.folder, *args, MLFLOW_TRACKING_URI=self.uri)
 
     def done(self, name, *args):
-        """Run the script, with success; what it printed."""
-        result = self.script(name, *args)
-        assert result.code == 0, result.error
-        return result.printed
+        """Run the script, with success; what it printed, less connect()'s lines."""
+        printed = assert_success(self.script(name, *args))
+        return "".join(printed.splitlines(keepends=True)[2:])
 
     def refused(self, name, *args):
         """Run the script, which must refuse, and change nothing; its sentence."""
         before = self.state()
-        result = self.script(name, *args)
-        assert (result.code, result.error.count("\n")) == (1, 1), result.error
+        sentence = assert_one_sentence(self.script(name, *args), longest=350)
         assert self.state() == before
-        return result.error
+        return sentence
 
     def aliases(self):
         """The version that each alias points to."""
@@ -110,8 +112,7 @@ class Registry:
         code = (
             f"from mlflow import MlflowClient; MlflowClient().create_model_version(*{NAME, source})"
         )
-        command = [sys.executable, "-c", code]
-        assert run(command, self.folder, MLFLOW_TRACKING_URI=self.uri).returncode == 0
+        assert_success(run([PYTHON, "-c", code], self.folder, MLFLOW_TRACKING_URI=self.uri))
 
     def delete(self, number):
         self.client.delete_model_version(NAME, str(number))

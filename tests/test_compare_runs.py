@@ -1,19 +1,20 @@
 import io
 import re
 import runpy
-import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
+from filled import copy_repo
 from mlflow.entities import Metric, Param
-from running import ROOT, run, run_script
+from registry import Registry, small_repo
+from running import PYTHON, ROOT, run, run_script, uri
+from sentences import assert_success
 
 FILES = ["compare/children.csv", "compare/heatmap.png", "compare/parallel.png"]
 BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "compare_runs.py"))
@@ -32,12 +33,21 @@ print("best line:", *lines[-1].get_ydata())
 """
 
 
-def children_of(client, parent):
+def finished_children(client, parent):
     """The finished child runs of PARENT, best first."""
     return client.search_runs(
         [parent.info.experiment_id],
         f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' AND attributes.status = 'FINISHED'",
         order_by=["metrics.mean_test_score DESC"],
+    )
+
+
+def finished_searches(client):
+    """The finished searches of the store, newest first."""
+    return client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        "tags.search = 'breast-cancer-forest' AND attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
     )
 
 
@@ -54,18 +64,23 @@ def rows_after(line, output):
 
 @pytest.fixture(scope="module")
 def compared(store, tmp_path_factory):
-    """hypertune2's search before and after the lesson, what it printed, and what it left."""
-    before, _ = store.lesson("hypertune2")
+    """A small search before and after the lesson, what it printed, and what it left."""
+    folder = tmp_path_factory.mktemp("compare")
+    small_repo(folder / "repo", {"n_estimators": [4, 8, 16], "max_depth": [2, None]})
+    searched = run_script("hypertune2", store.folder, root=folder / "repo", **store.env)
+    run_id = re.search(r'^Run ".*", ID (\w+)', assert_success(searched), re.MULTILINE)[1]
+    before = store.client.get_run(run_id)
     after, output = store.lesson("compare_runs")
-    folder = str(tmp_path_factory.mktemp("compare"))
+    assert after.info.run_id == run_id
     download = store.client.download_artifacts
     return SimpleNamespace(
         before=before,
         after=after,
         output=output,
-        local=[download(after.info.run_id, file, folder) for file in FILES],
-        files=[compare_files(store.client, after.info.run_id), store.files(after.info.run_id)],
-        children=children_of(store.client, before),
+        local=[download(run_id, file, str(folder)) for file in FILES],
+        files=[compare_files(store.client, run_id), store.files(run_id)],
+        children=finished_children(store.client, before),
+        searches=finished_searches(store.client),
     )
 
 
@@ -80,7 +95,7 @@ def test_the_csv_holds_the_children(compared):
     # As text, so that a param None isn't taken for a missing one.
     table = pd.read_csv(compared.local[0], dtype=str, keep_default_na=False)
     assert list(table["run_id"]) == [child.info.run_id for child in compared.children]
-    assert len(table) == 16
+    assert len(table) == 6
     first = [name for name in table.columns if name.startswith(("metrics.", "params."))]
     assert list(table.columns)[: len(first)] == sorted(first)
     for row, child in zip(table.to_dict("records"), compared.children, strict=True):
@@ -89,22 +104,22 @@ def test_the_csv_holds_the_children(compared):
         for name, value in child.data.metrics.items():
             assert float(row[f"metrics.{name}"]) == value
         assert row["tags.mlflow.runName"] == child.info.run_name
-    assert sum(table["params.max_depth"] == "None") == 4
+    assert sum(table["params.max_depth"] == "None") == 3
     # Else it is.
     taken = pd.read_csv(compared.local[0])
-    assert sum(taken["params.max_depth"].isna()) == 4
+    assert sum(taken["params.max_depth"].isna()) == 3
 
 
 def test_the_pictures_are_pictures(compared):
     for file in compared.local[1:]:
         picture = plt.imread(file)
-        height, width, _ = picture.shape
-        assert (width, height) == (800, 500)
-        assert len({tuple(pixel) for row in picture for pixel in row}) > 100
+        assert picture.shape == (500, 800, 4)
+        colours = (picture * 255).astype("uint8").view("uint32")
+        assert len(np.unique(colours)) > 100
 
 
 def test_prints_the_best_and_what_moves_the_score(compared):
-    assert "16 children to compare, 0 didn't finish" in compared.output
+    assert "6 children to compare, 0 didn't finish" in compared.output
     rows = rows_after("max_depth n_estimators mean_test_score", compared.output)[:5]
     for row, child in zip(rows, compared.children[:5], strict=True):
         params, score = child.data.params, child.data.metrics["mean_test_score"]
@@ -118,36 +133,44 @@ def test_prints_the_best_and_what_moves_the_score(compared):
             scores.setdefault(child.data.params[name], []).append(score)
         means = [sum(each) / len(each) for each in scores.values()]
         moves[name] = max(means) - min(means)
-    assert moves["max_depth"] > 2 * moves["n_estimators"]
     finding = f"max_depth moves it by {moves['max_depth']:.4f}"
     finding += f" and n_estimators moves it by {moves['n_estimators']:.4f}\n"
     assert finding in compared.output
 
 
 def test_prints_the_search(compared):
-    assert "Searches in this store: 1\n" in compared.output
+    assert compared.searches[0].info.run_id == compared.before.info.run_id
+    assert f"Searches in this store: {len(compared.searches)}\n" in compared.output
     header = "start_time params.best_max_depth params.best_n_estimators"
-    (row, *_) = rows_after(header, compared.output)
-    info, params = compared.before.info, compared.before.data.params
-    start = pd.to_datetime(info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M:%S")
-    best = [params["best_max_depth"], params["best_n_estimators"]]
-    metrics = compared.before.data.metrics
-    scores = [f"{metrics[name]:.6f}" for name in ("best_cv_score", "test_accuracy")]
-    assert " ".join(row[:2]).startswith(start)
-    assert row[2:] == [*best, *scores]
-    ending = f'Run "grid search", ID {info.run_id}\nNext: python src/register_model.py\n'
+    rows = rows_after(header, compared.output)
+    for row, search in zip(rows, compared.searches, strict=False):
+        info, params, metrics = search.info, search.data.params, search.data.metrics
+        start = pd.to_datetime(info.start_time, unit="ms").strftime("%Y-%m-%d %H:%M:%S")
+        best = [params["best_max_depth"], params["best_n_estimators"]]
+        scores = [f"{metrics[name]:.6f}" for name in ("best_cv_score", "test_accuracy")]
+        assert " ".join(row[:2]).startswith(start)
+        assert row[2:] == [*best, *scores]
+    ending = (
+        f'Run "grid search", ID {compared.before.info.run_id}\nNext: python src/register_model.py\n'
+    )
     assert compared.output.endswith(ending)
 
 
-class Own:
-    """A SQLite store of a test's own, with searches made by the client."""
+@pytest.mark.ci
+def test_of_the_whole_search_the_depth_moves_the_score_most(tmp_path):
+    copy_repo(tmp_path, "hypertune2")
+    env = {"MLFLOW_TRACKING_URI": uri(tmp_path)}
+    printed = assert_success(run_script("compare_runs", tmp_path, **env))
+    assert "16 children to compare, 0 didn't finish" in printed
+    finding = r"max_depth moves it by (\S+) and n_estimators moves it by (\S+)\n"
+    depth, trees = map(float, re.search(finding, printed).groups())
+    assert depth > 2 * trees
 
-    def __init__(self, folder):
-        self.folder = folder
-        self.uri = f"sqlite:///{folder}/mlflow.db"
-        self.client = MlflowClient(self.uri, registry_uri=self.uri)
 
-    def search(self, candidates, *, tag="breast-cancer-forest", status="FINISHED", **metrics):
+class Own(Registry):
+    """A store of a test's own, with searches made by the client."""
+
+    def log_search(self, candidates, *, tag="breast-cancer-forest", status="FINISHED", **metrics):
         """Log a search with these (depth, trees, score, status); return its ID."""
         found = self.client.get_experiment_by_name("searches")
         files = (self.folder / "files").as_uri()  # not ./mlruns
@@ -167,25 +190,11 @@ class Own:
         self.client.set_terminated(parent.info.run_id, status)
         return parent.info.run_id
 
-    def lesson(self):
-        """Run the lesson, with success; what it printed."""
-        result = run_script("compare_runs", self.folder, MLFLOW_TRACKING_URI=self.uri)
-        assert (result.returncode, result.stderr) == (0, "")
-        return result.stdout
-
-    def refused(self):
-        """Run the lesson, which must end with one sentence; return that."""
-        result = run_script("compare_runs", self.folder, MLFLOW_TRACKING_URI=self.uri)
-        assert result.returncode == 1
-        return result.stderr
-
     def pictures(self):
         """Run the lesson, with success; what its pictures show."""
-        command = [sys.executable, "-c", PICTURES, ROOT / "src" / "compare_runs.py"]
+        command = [PYTHON, "-c", PICTURES, ROOT / "src" / "compare_runs.py"]
         env = {"MLFLOW_TRACKING_URI": self.uri, "PYTHONPATH": str(ROOT / "src")}
-        result = run(command, self.folder, **env)
-        assert (result.returncode, result.stderr) == (0, "")
-        return result.stdout
+        return assert_success(run(command, self.folder, **env))
 
     def csv(self, run_id):
         """The exported table."""
@@ -194,87 +203,87 @@ class Own:
             return file.read()
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    own = Own(tmp_path_factory.mktemp("empty"))
-    own.client.search_experiments()
-    return own
-
-
 @pytest.fixture
-def own(empty, tmp_path):
-    shutil.copy(empty.folder / "mlflow.db", tmp_path)
-    return Own(tmp_path)
+def own(folder):
+    return Own(folder)
 
 
 GRID = [(2, 16, 0.90, "FINISHED"), (None, 16, 0.91, "FINISHED"), (2, 128, 0.92, "FINISHED")]
 
 
 def test_without_a_finished_search_it_says_what_to_run(own):
-    own.search(GRID, status="FAILED")
-    own.search(GRID, tag="another")
-    no_search = "No finished search is in this store: run python src/hypertune2.py first\n"
-    assert own.refused() == no_search
+    own.log_search(GRID, status="FAILED")
+    own.log_search(GRID, tag="another")
+    assert own.refused("compare_runs") == (
+        "No finished search is in this store: run python src/hypertune2.py first\n"
+    )
 
 
+@pytest.mark.ci
 def test_without_a_scored_child_it_says_so(own):
-    search = own.search([(2, 16, None, "FINISHED"), (2, 32, float("nan"), "FINISHED")])
-    assert own.refused() == f"No child of the search {search} has a mean_test_score of 0 or more\n"
+    search = own.log_search([(2, 16, None, "FINISHED"), (2, 32, float("nan"), "FINISHED")])
+    assert own.refused("compare_runs") == (
+        f"No child of the search {search} has a mean_test_score of 0 or more\n"
+    )
     assert compare_files(own.client, search) == []
 
 
+@pytest.mark.ci
 def test_children_without_such_params_are_left_out(own):
-    search = own.search([("sqrt", 16, 0.9, "FINISHED")])
-    error = own.refused()
-    assert (
-        error == f"No child of the search {search} has numbers for ['max_depth', 'n_estimators']\n"
+    search = own.log_search([("sqrt", 16, 0.9, "FINISHED")])
+    assert own.refused("compare_runs") == (
+        f"No child of the search {search} has numbers for ['max_depth', 'n_estimators']\n"
     )
-    own.search([("sqrt", 16, 0.95, "FINISHED"), *GRID])
-    assert "3 children to compare" in own.lesson()
+    own.log_search([("sqrt", 16, 0.95, "FINISHED"), *GRID])
+    assert "3 children to compare" in own.done("compare_runs")
 
 
+@pytest.mark.ci
 def test_of_two_searches_the_newest_is_compared_and_both_are_listed(own):
-    older = own.search([(8, 64, 0.99, "FINISHED")], best_cv_score=0.99, test_accuracy=0.5)
-    newer = own.search(GRID, best_cv_score=0.92, test_accuracy=0.6)
-    failed = own.search(GRID, status="FAILED")
-    output = own.lesson()
+    older = own.log_search([(8, 64, 0.99, "FINISHED")], best_cv_score=0.99, test_accuracy=0.5)
+    newer = own.log_search(GRID, best_cv_score=0.92, test_accuracy=0.6)
+    failed = own.log_search(GRID, status="FAILED")
+    output = own.done("compare_runs")
     assert re.findall(r'^Run "a search", ID (\w+)$', output, re.MULTILINE) == [newer]
     assert "3 children to compare" in output
     assert "Searches in this store: 2\n" in output
     rows = rows_after("start_time metrics.best_cv_score metrics.test_accuracy", output)[:2]
     assert [row[2:] for row in rows] == [["0.92", "0.6"], ["0.99", "0.5"]]
     assert [compare_files(own.client, each) for each in (older, newer, failed)] == [[], FILES, []]
-    children = children_of(own.client, own.client.get_run(newer))
+    children = finished_children(own.client, own.client.get_run(newer))
     table = pd.read_csv(io.StringIO(own.csv(newer)))
     assert list(table["run_id"]) == [child.info.run_id for child in children]
 
 
+@pytest.mark.ci
 def test_a_failed_child_is_counted_and_left_out(own):
     failed = [(8, 64, None, "FAILED"), (8, 128, 0.99, "FAILED"), (8, 16, None, "RUNNING")]
-    search = own.search([*GRID, *failed])
-    assert "3 children to compare, 3 didn't finish" in own.lesson()
+    search = own.log_search([*GRID, *failed])
+    assert "3 children to compare, 3 didn't finish" in own.done("compare_runs")
     table = pd.read_csv(io.StringIO(own.csv(search)))
     assert list(table["metrics.mean_test_score"]) == [0.92, 0.91, 0.90]
     assert set(table["status"]) == {"FINISHED"}
 
 
+@pytest.mark.ci
 def test_again_replaces_what_it_left(own):
-    search = own.search(GRID)
-    first = own.lesson()
+    search = own.log_search(GRID)
+    first = own.done("compare_runs")
     before, csv = own.client.get_run(search), own.csv(search)
-    child = children_of(own.client, before)[-1].info.run_id
+    child = finished_children(own.client, before)[-1].info.run_id
     own.client.delete_run(child)
-    assert "2 children to compare" in own.lesson()
+    assert "2 children to compare" in own.done("compare_runs")
     assert compare_files(own.client, search) == FILES
     assert dict(own.client.get_run(search).info) == dict(before.info)
     own.client.restore_run(child)
-    assert own.lesson() == first
+    assert own.done("compare_runs") == first
     assert own.csv(search) == csv
     assert csv.count("\n") == 4 and "\r" not in csv
 
 
+@pytest.mark.ci
 def test_the_pictures_show_the_grid_and_the_finding(own):
-    own.search([*GRID, (2, 64, 0.94, "FINISHED"), (8, 64, None, "FAILED")])
+    own.log_search([*GRID, (2, 64, 0.94, "FINISHED"), (8, 64, None, "FAILED")])
     shown = own.pictures()
     # 16 is less than 128 as a number, and no limit comes last.
     assert "rows: ['2', 'unlimited']" in shown
@@ -287,14 +296,16 @@ def test_the_pictures_show_the_grid_and_the_finding(own):
     assert "best line: 0.0 0.5 1.0\n" in shown
 
 
+@pytest.mark.ci
 def test_one_child_is_enough(own):
-    own.search(GRID[:1])
+    own.log_search(GRID[:1])
     shown = own.pictures()
     assert "cells: (1, 1) labelled: 1 lines: 1" in shown
     assert "moves it by 0.0000" in shown
     assert "best line: 0.0 0.0 0.0\n" in shown
 
 
+@pytest.mark.ci
 def test_a_large_search_is_shown_whole_and_counted_by_pages(own):
     experiment, search = BENCHMARK["make"](own.uri, 3600)
     with closing(sqlite3.connect(own.folder / "mlflow.db")) as database, database:
@@ -311,9 +322,10 @@ def test_a_large_search_is_shown_whole_and_counted_by_pages(own):
     assert own.csv(search).count("\n") == 3600 - failed + 1
 
 
+@pytest.mark.ci
 def test_start_run_would_open_it_again(own):
     """Why the files are added by the client."""
-    search = own.search(GRID)
+    search = own.log_search(GRID)
     before = own.client.get_run(search).info.end_time
     outside = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(own.uri)

@@ -1,6 +1,5 @@
-from contextlib import contextmanager
-
 import numpy as np
+import pytest
 import requests
 from mlflow.models import convert_input_example_to_serving_input
 from registry import NAME
@@ -26,70 +25,67 @@ def test_it_predicts_with_the_version_in_production(staged):
     assert "Refused: Incompatible input types for column mean radius. " in printed
 
 
+NOTHING_THERE = (
+    "No version is in production: run python src/promote_model.py, "
+    "or with rollback after it where one was\n"
+)
+
+
+@pytest.mark.ci
 def test_without_a_version_in_production_it_says_what_to_do(staged):
     staged.client.delete_registered_model_alias(NAME, "production")
-    assert staged.refused("score_model") == (
-        "No version is in production: run python src/promote_model.py, "
-        "or with rollback after it where one was\n"
-    )
+    assert staged.refused("score_model") == NOTHING_THERE
 
 
 def test_in_an_empty_registry_too(empty_registry):
-    assert "run python src/promote_model.py" in empty_registry.refused("score_model")
+    assert empty_registry.refused("score_model") == NOTHING_THERE
 
 
-def test_a_model_in_production_that_fails_to_load_can_be_rolled_back(staged):
-    staged.done("promote_model")
-    staged.lose_files(2)
-    error = staged.refused("score_model")
+@pytest.mark.ci
+def test_a_model_in_production_that_fails_to_load_can_be_rolled_back(promoted):
+    promoted.lose_files(2)
+    error = promoted.refused("score_model")
     assert error.startswith("Version 2, in production, doesn't load: ")
     assert error.endswith("at fault, go back by python src/promote_model.py rollback\n")
-    staged.done("promote_model", "rollback")
-    assert "Version 1 of" in staged.done("score_model")
+    promoted.done("promote_model", "rollback")
+    assert "Version 1 of" in promoted.done("score_model")
 
 
-@contextmanager
-def served(registry):
-    """`mlflow models serve` as the README starts it; a function that asks it."""
+@pytest.mark.ci
+def test_http_answers_are_the_predictions_and_only_a_start_follows_the_alias(promoted):
+    """`mlflow models serve` as the README starts it."""
+    rows = DATA.data  # on the test rows alone both say the same
+    old, new = promoted.load(1).predict(rows), promoted.load(2).predict(rows)
+    assert not np.array_equal(old, new)
     port = free_port()
     command = ["mlflow", "models", "serve", "-m", f"models:/{NAME}@production"]
+    command += ["--env-manager", "local", "--port", str(port)]
     service = Service(
-        [*command, "--env-manager", "local", "--port", str(port)],
-        registry.folder,
-        port,
-        path="/ping",
-        MLFLOW_TRACKING_URI=registry.uri,
+        command, promoted.folder, port, path="/ping", MLFLOW_TRACKING_URI=promoted.uri
     )
 
-    def ask(body):
+    def ask(rows):
         return requests.post(
-            f"http://127.0.0.1:{port}/invocations",
-            data=body,
+            f"{service.uri}/invocations",
+            data=convert_input_example_to_serving_input(rows),
             headers={"Content-Type": "application/json"},
             timeout=60,
         )
 
-    try:
-        yield ask
-    finally:
-        service.stop()
-
-
-def test_http_answers_are_the_predictions_and_a_restart_follows_the_alias(staged):
-    rows = DATA.data  # on the test rows alone both say the same
-    old, new = staged.load(1).predict(rows), staged.load(2).predict(rows)
-    assert not np.array_equal(old, new)
-    body = convert_input_example_to_serving_input(rows)
-    with served(staged) as ask:
-        answer = ask(body)
+    def predictions():
+        answer = ask(rows)
         assert answer.status_code == 200
-        assert np.array(answer.json()["predictions"]).tobytes() == old.tobytes()
+        return np.array(answer.json()["predictions"]).tobytes()
 
-        wrong = ask(convert_input_example_to_serving_input(rows.drop(columns="mean radius")))
+    try:
+        # Version 1 was in production before: a start follows the alias.
+        assert predictions() == new.tobytes()
+
+        wrong = ask(rows.drop(columns="mean radius"))
         assert wrong.status_code == 400
         assert "Model is missing inputs ['mean radius']" in wrong.json()["message"]
 
-        staged.done("promote_model")
-        assert np.array(ask(body).json()["predictions"]).tobytes() == old.tobytes()
-    with served(staged) as ask:
-        assert np.array(ask(body).json()["predictions"]).tobytes() == new.tobytes()
+        promoted.done("promote_model", "rollback")
+        assert predictions() == new.tobytes()
+    finally:
+        service.stop()
