@@ -126,7 +126,7 @@ class Page:
         forms = [textwrap.indent(example.parsed, " " * depth) for depth in (0, 4, 8)]
         scripts = [path.read_text() for path in (ROOT / "src").glob("*.py")]
         if not any(form in script for form in forms for script in scripts):
-            return self.run(shlex.join([sys.executable, "-c", example.parsed]))
+            return self.run(shlex.join(["python", "-c", example.parsed]))
 
     def text(self, example):
         """Compare a text block with what was printed, or remember to write that into the page."""

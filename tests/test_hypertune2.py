@@ -7,23 +7,14 @@ import shutil
 import pytest
 import requests
 from mlflow import MlflowClient
-from playwright.sync_api import expect
 from running import ROOT, run_script
 from services import Server
+from stores import children_of
 
 GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
 CANDIDATES = sorted((str(trees), str(depth)) for trees, depth in GRID)
 SPLITS = [f"split{fold}_test_score" for fold in range(5)]
 SCORES = ["mean_test_score", "std_test_score", "rank_test_score", "mean_fit_time", *SPLITS]
-
-
-def children_of(client, parent):
-    """The child runs of PARENT, best rank first."""
-    return client.search_runs(
-        [parent.info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
-        order_by=["metrics.rank_test_score"],
-    )
 
 
 def test_every_candidate_is_a_finished_child(store):
@@ -120,7 +111,7 @@ def test_prints_the_top_five(store):
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def ui_of_the_main_job(tmp_path_factory):
     """The main job: no variable set, run elsewhere; then `mlflow ui` in the repo, no option.
 
     Yields the server and the parent run that it shows.
@@ -146,8 +137,9 @@ def shown(tmp_path_factory):
     server.stop()
 
 
-def test_default_store_is_what_mlflow_ui_shows(shown):
-    server, parent = shown
+@pytest.mark.ci
+def test_default_store_is_what_mlflow_ui_shows(ui_of_the_main_job):
+    server, parent = ui_of_the_main_job
     assert len(children_of(MlflowClient(server.uri), parent)) == 16
     # The UI reads files through the server: the picture must be where the server looks.
     picture = requests.get(
@@ -173,17 +165,21 @@ def page(browser):
     return page
 
 
-def test_ui_opens_on_genai_where_the_runs_are_missing(shown, page):
-    page.goto(shown[0].uri)
+@pytest.mark.ci
+def test_ui_opens_on_genai_where_the_runs_are_missing(ui_of_the_main_job, page):
+    page.goto(ui_of_the_main_job[0].uri)
     page.get_by_text("Experiments", exact=True).first.click()
     page.get_by_text("hypertune2", exact=True).first.click()
     page.get_by_text("No data available").first.wait_for()
     assert not page.get_by_text("grid search").count()
 
 
-def test_ui_nests_the_children_while_sorted_by_created(shown, page):
+@pytest.mark.ci
+def test_ui_nests_the_children_while_sorted_by_created(ui_of_the_main_job, page):
+    from playwright.sync_api import expect
+
     page.goto("about:blank")
-    page.goto(shown[0].uri)
+    page.goto(ui_of_the_main_job[0].uri)
     page.get_by_text("Model training", exact=True).first.click()
     page.get_by_text("Experiments", exact=True).first.click()
     page.get_by_text("hypertune2", exact=True).first.click()

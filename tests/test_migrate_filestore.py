@@ -186,7 +186,7 @@ def contents(folder):
 def refused(folder):
     """Whether MLflow by default takes ./mlruns for the store and won't open it."""
     done = bash('python -c "import mlflow; mlflow.search_runs()"', folder)
-    return done.returncode != 0 and "is in maintenance mode" in done.stderr
+    return done.returncode == 1 and "is in maintenance mode" in done.stderr
 
 
 @pytest.mark.parametrize("writer", ["today", "2.22"])
@@ -204,7 +204,7 @@ def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
     files = contents(folder)
 
     failed = bash(MIGRATE, folder)
-    assert failed.returncode != 0 and "UNIQUE constraint failed" in failed.stderr
+    assert failed.returncode == 1 and "UNIQUE constraint failed" in failed.stderr
     assert contents(folder / "mlruns") == files
     repaired = bash(REPAIR, folder)
     assert repaired.returncode == 0, repaired.stderr
@@ -217,7 +217,7 @@ def test_an_old_folder_becomes_a_database(writer, tmp_path, request):
     assert migrated.returncode == 0 and "Overwrite?" in migrated.stdout, migrated.stderr
     database = (folder / "mlflow.db").read_bytes()
     again = bash(MIGRATE, folder)
-    assert again.returncode != 0 and "Overwrite?" in again.stdout
+    assert again.returncode == 1 and "Overwrite?" in again.stdout
     assert (folder / "mlflow.db").read_bytes() == database
     assert contents(folder / "mlruns") == files
     assert refused(folder)

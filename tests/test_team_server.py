@@ -163,7 +163,7 @@ def test_it_does_not_start_without_a_password_of_your_own(team, tmp_path):
     command = ["mlflow", "server", "--app-name", "basic-auth", "--port", str(free_port())]
     command += ["--workers", "1"]
     result = run(command, tmp_path, **env, timeout=120)
-    assert result.returncode != 0
+    assert result.returncode == 1
     assert "MLFLOW_AUTH_ADMIN_PASSWORD" in result.stderr
 
 
