@@ -118,7 +118,7 @@ class Page:
         path = "/health" if "mlflow" in server[0] else ""
         path = "/ping" if "mlflow models" in server[0] else path
         bash = ["bash", "-ec", command]
-        env = self.env | WITHOUT_JOBS
+        env = self.env | WITHOUT_JOBS | {"MLFLOW_WORKERS": "1"}
         self.servers[port] = Service(bash, self.folder, port, path=path, **env)
 
     def python(self, example):
