@@ -389,7 +389,7 @@ def test_clients_reach_it_by_tls_and_say_which_certificate_they_miss(team, proxy
     plain = run_script(
         "basic_run", tmp_path, **env | {"MLFLOW_TRACKING_URI": uri.replace("https", "http")}
     )
-    assert_one_sentence(plain, "Can't use MLFLOW_TRACKING_URI=http://localhost")
+    assert_one_sentence(plain, "Can't use MLFLOW_TRACKING_URI=http://localhost", longest=400)
     wrong = run_script(
         "basic_run",
         tmp_path,
