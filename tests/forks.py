@@ -16,7 +16,7 @@ import sys
 
 SERVES = ("ui", "server", "models", "--env-file")
 # What Python or a library reads when it starts: another value needs a new process.
-AT_START = ("PYTHON", "MPL", "MLFLOW_LOGGING", "MLFLOW_DISABLE", "OMP_", "OPENBLAS_")
+AT_START = ("PYTHON", "DASK", "MPL", "MLFLOW_LOGGING", "MLFLOW_DISABLE", "OMP_", "OPENBLAS_")
 IMPORTED = """
 matplotlib.backends.backend_agg matplotlib.pyplot mlflow mlflow.cli mlflow.data.pandas_dataset
 mlflow.models.evaluation.evaluators.classifier mlflow.pyfunc mlflow.sklearn

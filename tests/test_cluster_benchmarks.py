@@ -8,10 +8,9 @@ import resume
 import workers
 from doc_tables import tables
 from lessons import copy_with_grid
-from mlflow import MlflowClient
 from running import uri
+from searches import finished, searches_in
 from sklearn.model_selection import cross_validate
-from stores import children_of, runs_of
 from team import need_postgresql
 
 import hypertune3
@@ -19,19 +18,6 @@ import hypertune3
 pytestmark = pytest.mark.ci
 PAGE = tables("benchmarks.md")
 SMALL = {"n_estimators": [16], "max_depth": [2, 8]}
-
-
-def searches(store, experiment="hypertune3"):
-    """The parents of the experiment, oldest first, each with its children."""
-    runs = runs_of(store, experiment)
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    return [(parent, children_of(MlflowClient(store), parent)) for parent in parents]
-
-
-def assert_finished(children, count):
-    """COUNT of the CHILDREN are finished, each with a name of its own."""
-    names = [child.info.run_name for child in children if child.info.status == "FINISHED"]
-    assert len(set(names)) == len(names) == count
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +37,8 @@ def test_simulated_workers_log_what_real_ones_do(started):
         assert len(four.workers) == 2
         for server in servers.values():
             assert cluster.search(server.uri, 5, 2) > 4
-            ((parent, children),) = searches(server.uri, "cluster")
-            assert_finished(children, 5)
+            ((parent, children),) = searches_in(server.uri, "cluster")
+            assert len(finished(children)) == 5
             for child in children:
                 assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
                 assert child.data.params["max_depth"] == "8"
@@ -84,11 +70,11 @@ def test_one_and_two_workers_do_the_same_search(tmp_path):
     rows = PAGE["A second worker"]
     assert [list(key) for key in found] == [[what, int(count)] for what, count, *_ in rows]
     assert all(0 < search < whole for ((whole, search),) in found.values())
-    made = searches(uri(tmp_path))
+    made = searches_in(uri(tmp_path))
     assert [parent.info.status for parent, _ in made] == ["FINISHED"] * 4  # two to warm up
     for _, children in made:
         assert len(children) == 2
-        assert_finished(children, 2)
+        assert len(finished(children)) == 2
 
 
 def test_a_kill_and_what_is_repeated(folder):
@@ -96,8 +82,8 @@ def test_a_kill_and_what_is_repeated(folder):
     kill = resume.kill_and_resume(script, folder, 2, 0.1)
     at_kill, under_way, repeated = kill
     assert at_kill >= 2 and repeated <= under_way <= os.cpu_count()
-    ((parent, children),) = searches(uri(folder))
+    ((parent, children),) = searches_in(uri(folder))
     assert parent.info.status == "FINISHED"
     assert len(children) == 6 + repeated
-    assert_finished(children, 6)
+    assert len(finished(children)) == 6
     assert resume.table([kill]).splitlines()[2] == f"| {at_kill} | {under_way} | {repeated} |"

@@ -138,7 +138,9 @@ def test_an_address_with_an_at_sign_and_no_password_is_shown_whole(tmp_path):
 
 
 def test_a_proxy_that_is_dead_is_named(tmp_path):
-    result = connecting("http://example.com", tmp_path, HTTP_PROXY=f"http://127.0.0.1:{free_port()}")
+    result = connecting(
+        "http://example.com", tmp_path, HTTP_PROXY=f"http://127.0.0.1:{free_port()}"
+    )
     assert_refused(result, "the proxy doesn't answer, correct HTTP_PROXY")
 
 

@@ -1,0 +1,190 @@
+"""hypertune3 on workers that it didn't start, and its runs on a server."""
+
+import signal
+import socket
+import sys
+import time
+from functools import partial
+
+import pytest
+from clusters import Cluster, three_hosts
+from dask.distributed import Client
+from lessons import copy_with_grid
+from mlflow import MlflowClient
+from running import at_once, run, uri
+from searches import (
+    ONE,
+    RESULT,
+    THREE,
+    TWO,
+    BackgroundSearch,
+    assert_found,
+    assert_goes_on,
+    finished,
+    hold,
+    kill_before,
+    run_search,
+    search,
+    searches_in,
+    statuses,
+    wait_until,
+)
+from sentences import assert_one_sentence
+from services import WITHOUT_JOBS, Server, free_port
+
+pytestmark = pytest.mark.ci
+
+
+@pytest.fixture
+def cluster(folder):
+    """Its two workers have an old run's ID in their environment, and hold a fit of 17 trees."""
+    old = MlflowClient(uri(folder)).create_run("0").info.run_id
+    cluster = Cluster(folder)
+    cluster.old = old
+    for name in "ab":
+        cluster.add_worker(name, MLFLOW_RUN_ID=old, **hold(folder, 17))
+    yield cluster
+    cluster.stop()
+
+
+def test_a_cluster(folder, cluster):
+    printed = search(folder, THREE, DASK_SCHEDULER_ADDRESS=cluster.address)
+    assert "\nRuns go to a file: workers elsewhere need a server, those here its whole" in printed
+    ((parent, children),) = searches_in(uri(folder))
+    assert_found(parent, children, THREE)
+    old = MlflowClient(uri(folder)).get_run(cluster.old)
+    assert (old.data.params, old.data.metrics, old.info.status) == ({}, {}, "RUNNING")
+
+
+def test_dead_scheduler(folder):
+    address = f"tcp://127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    result = run_search(folder, ONE, DASK_SCHEDULER_ADDRESS=address)
+    assert_one_sentence(result, address)
+    assert time.monotonic() - began < 40
+    ((parent, children),) = searches_in(uri(folder))
+    assert (parent.info.status, children) == ("FAILED", [])
+
+
+def test_a_scheduler_without_workers(folder):
+    cluster = Cluster(folder)
+    try:
+        one = BackgroundSearch(folder, ONE, DASK_SCHEDULER_ADDRESS=cluster.address)
+        told = "Dask's scheduler has no workers: start some, this waits\n"
+        one.wait_until(lambda: told in one.printed()[0])
+        cluster.add_worker("a")
+        assert (one.end(), one.printed()[1]) == (0, "")
+    finally:
+        cluster.stop()
+    ((parent, children),) = searches_in(uri(folder))
+    assert (parent.info.status, statuses(children)) == ("FINISHED", ["FINISHED"])
+
+
+@pytest.fixture
+def killed(folder, cluster):
+    """The patch of a search that was killed while a worker fits on."""
+    kill = kill_before(RESULT, 1, after=folder / "fitted")
+    result = run_search(folder, TWO, kill, DASK_SCHEDULER_ADDRESS=cluster.address)
+    assert result.returncode == -signal.SIGKILL
+    ((parent, children),) = searches_in(uri(folder))
+    assert (parent.info.status, statuses(children)) == ("RUNNING", ["FINISHED", "RUNNING"])
+    return kill
+
+
+def test_a_worker_that_ends_what_another_start_has_done(folder, killed):
+    """The search goes on with workers here; then the old worker ends its fit."""
+    assert "\n2 candidates: 1 done, 0 failed, 1 skipped\n" in search(folder, TWO, killed)
+
+    def old_child():
+        ((_, children),) = searches_in(uri(folder))
+        assert statuses(children) == ["FINISHED", "FINISHED", "KILLED"]
+        return next(child for child in children if child.info.status == "KILLED")
+
+    ended = old_child().info.end_time
+    (folder / "go").touch()
+    wait_until(lambda: old_child().info.end_time > ended, 120, old_child)
+    assert "mean_test_score" in old_child().data.metrics
+
+
+def test_a_killed_search_goes_on_while_the_cluster_still_fits(folder, killed, cluster):
+    def process():
+        return searches_in(uri(folder))[-1][0].data.tags["process"]
+
+    def let_fit_end():
+        wait_until(lambda: process() != first, 120, process)
+        (folder / "go").touch()
+
+    first = process()
+    again = partial(search, folder, TWO, killed, DASK_SCHEDULER_ADDRESS=cluster.address)
+    at_once(again, let_fit_end)
+    with Client(cluster.address) as dask:
+        fits = partial(dask.run, lambda dask_worker: len(dask_worker.state.executing))
+        wait_until(lambda: not any(fits().values()), 120, fits)
+    ((parent, children),) = searches_in(uri(folder))
+    assert parent.info.status == "FINISHED" and len(finished(children)) == 2
+    assert set(statuses(children)) <= {"FINISHED", "KILLED"}
+
+
+def test_a_scheduler_that_dies(folder, cluster):
+    kill = kill_before(RESULT, 1, victim=cluster.processes[0].pid)
+    began = time.monotonic()
+    result = run_search(folder, THREE, kill, DASK_SCHEDULER_ADDRESS=cluster.address)
+    assert time.monotonic() - began < 60
+    assert result.returncode == 1
+    told = "Dask's scheduler is gone: start it and workers, then this script again\n"
+    assert result.stderr == told
+    # A worker may just have begun another candidate: its child runs on, or is KILLED on resume.
+    ((parent, children),) = searches_in(uri(folder))
+    assert parent.info.status == "FAILED" and finished(children)
+    assert_goes_on(folder, kill)
+
+
+def test_a_server_that_is_away(folder):
+    """The search goes on, and nothing is lost or logged twice."""
+    port = free_port()
+    command = ["server", "--workers", "1", "--port", str(port), "--backend-store-uri", uri(folder)]
+    server = Server(folder, *command, **WITHOUT_JOBS)
+    one = BackgroundSearch(folder, TWO, MLFLOW_TRACKING_URI=server.uri, **hold(folder, 17))
+    one.wait_for_held()
+    server.stop(signal.SIGKILL)
+    (folder / "go").touch()
+    # MLflow tries at once, again after less than a second, then after 4, 8, 16, 32, 64.
+    with socket.create_server(("127.0.0.1", port)) as away:
+        away.settimeout(120)
+        for _ in range(3):
+            away.accept()[0].close()
+    server = Server(folder, *command, **WITHOUT_JOBS)
+    code, printed = one.end(), one.printed()
+    server.stop()
+    assert code == 0 and "Traceback" not in printed[1], printed
+    ((parent, children),) = searches_in(uri(folder))
+    assert (parent.info.status, statuses(children)) == ("FINISHED", ["FINISHED", "FINISHED"])
+    assert len(finished(children)) == 2
+
+
+def test_workers_on_two_hosts_and_the_server_on_a_third(folder):
+    """The third also runs the search and Dask's scheduler, as a head node does."""
+    with three_hosts() as (head, *others):
+        cluster = Cluster(folder, "10.99.0.1", head)
+        try:
+            server = f"10.99.0.1:{free_port()}"
+            options = ["--workers", "1", "--host", "0.0.0.0", "--port", server.split(":")[1]]
+            options += ["--allowed-hosts", server, "--backend-store-uri", uri(folder)]
+            cluster.start("server", [*head, "mlflow", "server", *options])
+            for name, host in zip("ab", others, strict=True):
+                cluster.add_worker(name, host)
+            asked = [*head, "curl", "-s", "--retry", "60", "--retry-connrefused"]
+            health = run([*asked, "--retry-delay", "1", f"http://{server}/health"], folder)
+            assert health.stdout == "OK"
+            script = copy_with_grid(folder, "hypertune3", THREE)
+            env = {"MLFLOW_TRACKING_URI": f"http://{server}"}
+            env |= {"DASK_SCHEDULER_ADDRESS": cluster.address}
+            result = run([*head, sys.executable, script], folder, **env)
+            assert (result.returncode, result.stderr) == (0, ""), result.stdout
+        finally:
+            cluster.stop()
+    ((parent, children),) = searches_in(uri(folder))
+    assert len(children) == 3
+    assert_found(parent, children, THREE)
+    logs = [(folder / name / "log").read_text() for name in "ab"]
+    assert ["10.99.0.2" in logs[0], "10.99.0.3" in logs[1]] == [True, True]
