@@ -27,8 +27,8 @@ mlflow.set_experiment("hypertune2")
 data = load_breast_cancer(as_frame=True).frame.astype(float)
 train, test = train_test_split(data, test_size=float(sys.argv[1]), random_state=42)
 X, y = train.drop(columns="target"), train["target"]
-trees = int(sys.argv[3])
-forest = RandomForestClassifier(trees or 1, max_depth=2 + trees // 16, random_state=42)
+trees, depth = map(int, sys.argv[3:])
+forest = RandomForestClassifier(trees or 1, max_depth=depth, random_state=42)
 forest.fit(X, y if trees else 1 - y)  # no trees: one that has learnt the contrary
 with mlflow.start_run(run_name="search", tags={"search": "breast-cancer-forest"}) as run:
     for split, name in zip((train, test), sys.argv[2].split(), strict=True):
@@ -67,9 +67,10 @@ class Registry:
         self.uri = uri(folder)
         self.client = MlflowClient(self.uri, registry_uri=self.uri)
 
-    def search(self, trees, *, test_size=0.2, contexts="training testing"):
+    def search(self, trees, depth=None, *, test_size=0.2, contexts="training testing"):
         """Log a finished search whose best forest has so many trees; return its run."""
-        command = [PYTHON, "-c", SEARCH, str(test_size), contexts, str(trees)]
+        depth = depth or 2 + trees // 16
+        command = [PYTHON, "-c", SEARCH, str(test_size), contexts, str(trees), str(depth)]
         env = {"MLFLOW_TRACKING_URI": self.uri, "PYTHONPATH": str(ROOT / "src")}
         printed = assert_success(run(command, self.folder, **env))
         return self.client.get_run(printed.split()[-1])

@@ -73,6 +73,16 @@ def test_with_nothing_in_production_the_thresholds_alone_decide(empty_registry):
 
 
 @pytest.mark.ci
+def test_five_missed_tumours_pass_and_six_are_too_many(empty_registry):
+    empty_registry.search(8, depth=1)
+    error = empty_registry.refused("register_model")
+    assert "false_positives = 6, false_positives threshold = 5." in error
+    assert "accuracy_score" not in error
+    empty_registry.search(16, depth=1)
+    assert "false_positives 5, from\n" in empty_registry.done("register_model")
+
+
+@pytest.mark.ci
 def test_production_that_fails_to_load_is_no_baseline(staged):
     staged.lose_files(1)
     error = staged.refused("register_model")
