@@ -1,4 +1,4 @@
-"""The UI as the README shows it: each test goes there by the clicks that the README names, asserts
+"""The UI as the pages show it: each test goes there by the clicks that they name, asserts
 what is to be seen, and takes the picture where it is asked for.
 
     python -m pytest tests/test_pictures.py --pictures -n0     makes all of docs/images anew
@@ -132,8 +132,8 @@ def page(browser, shown):
 
 def enter(page, address):
     page.goto(address)
-    page.get_by_text("Model training", exact=True).click()
     page.get_by_role("button", name="Close", exact=True).click()  # the assistant
+    page.get_by_text("Model training", exact=True).click()
 
 
 def window(browser, **login):
