@@ -76,7 +76,12 @@ def test_a_forest_without_trusted_types_is_refused(tmp_path):
     ("name", "title", "cells"),
     [
         ("basic_run", "1 of 18 test wines wrong", 3 * 3),
-        ("hypertune2", "Mean accuracy over 5 folds: best 0.9626, with 128 trees, depth 8", 4 * 4),
+        pytest.param(
+            "hypertune2",
+            "Mean accuracy over 5 folds: best 0.9626, with 128 trees, depth 8",
+            4 * 4,
+            marks=pytest.mark.ci,
+        ),
     ],
 )
 def test_a_picture_says_what_was_found_and_has_a_number_in_every_cell(folder, name, title, cells):

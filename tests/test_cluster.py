@@ -127,9 +127,8 @@ def test_a_killed_search_goes_on_while_the_cluster_still_fits(folder, killed, cl
 
 def test_a_scheduler_that_dies(folder, cluster):
     kill = kill_before(RESULT, 1, victim=cluster.processes[0].pid)
-    began = time.monotonic()
     result = run_search(folder, THREE, kill, DASK_SCHEDULER_ADDRESS=cluster.address)
-    assert time.monotonic() - began < 60
+    assert time.time() - (folder / "killed").stat().st_mtime < 40
     assert result.returncode == 1
     told = "Dask's scheduler is gone: start it and workers, then this script again\n"
     assert result.stderr == told

@@ -8,6 +8,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from running import ROOT, run_script
+from sentences import assert_success
 from services import Server
 from stores import children_of
 
@@ -90,8 +91,13 @@ def test_one_model_on_the_parent_only(store):
     assert [m.model_id for m in models] == [model.model_id]
 
 
-def test_agrees_with_the_untracked_search(store, tmp_path):
-    untracked = run_script("hypertune1", tmp_path).stdout
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory):
+    """What hypertune1 prints."""
+    return assert_success(run_script("hypertune1", tmp_path_factory.mktemp("untracked")))
+
+
+def test_agrees_with_the_untracked_search(store, untracked):
     parent, tracked = store.lesson("hypertune2")
     assert untracked.split("Next:")[0] in tracked
     best = ast.literal_eval(re.search(r"best parameters: (.*)", untracked)[1])
