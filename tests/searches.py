@@ -19,8 +19,7 @@ from sklearn.model_selection import ParameterGrid
 from stores import children_of, runs_of
 
 THREE = {"n_estimators": [16], "max_depth": [2, 4, 8]}
-# For those that end badly or are held: hypertune2 knows no 17 trees.
-TWO = {"n_estimators": [16, 17], "max_depth": [2]}
+TWO = {"n_estimators": [16, 32], "max_depth": [2]}
 ONE = {"n_estimators": [16], "max_depth": [2]}
 # What the search calls when a candidate's result is there.
 RESULT = "rich.progress.Progress.update"
@@ -86,11 +85,12 @@ def assert_found(parent, children, grid):
 def run_search(folder, grid, patch="", workers=1, **env):
     """Run hypertune3 with this GRID on so many WORKERS, after the code PATCH; return the process.
 
-    The same GRID and PATCH make the same script again, so that a search can go on.
+    The same GRID and PATCH make the same script again, whatever WORKERS is: so a search can go on.
     """
     copy_with_grid(folder, "hypertune3", grid)
-    patch = f"import dask.system\ndask.system.CPU_COUNT = {workers}\n{patch}"
-    return run_patched("hypertune3", patch, folder, root=folder, **env)
+    cores = "import os, dask.system\ndask.system.CPU_COUNT = int(os.environ['WORKERS'])\n"
+    env["WORKERS"] = str(workers)
+    return run_patched("hypertune3", cores + patch, folder, root=folder, **env)
 
 
 def search(folder, grid, patch="", workers=1, **env):

@@ -53,7 +53,7 @@ def test_a_model_in_production_that_fails_to_load_can_be_rolled_back(promoted):
 
 @pytest.mark.ci
 def test_http_answers_are_the_predictions_and_only_a_start_follows_the_alias(promoted):
-    """`mlflow models serve` as the README starts it."""
+    """`mlflow models serve` as its page starts it."""
     rows = DATA.data  # on the test rows alone both say the same
     old, new = promoted.load(1).predict(rows), promoted.load(2).predict(rows)
     assert not np.array_equal(old, new)
