@@ -28,10 +28,10 @@ from pathlib import Path
 
 from filled import copy_repo
 from running import ENV, ROOT
-from services import WITHOUT_JOBS, Service, free_port
+from services import WITHOUT_JOBS, Postgres, Service, free_port
 from sybil import Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
-from team import Postgres, missing
+from team import missing, need_postgresql
 
 PORTS = ["5000", "5001", "5002", "5003", "5432", "8786", "8790", "9000"]
 SERVER = re.compile(
@@ -106,6 +106,7 @@ class Page:
         if self.lacks_tmux:
             missing("tmux", "tmux")
         if "runuser -u postgres" in command and not self.postgres:
+            need_postgresql()
             self.postgres = Postgres(self.ports["5432"])
             self.env = ENV | self.postgres.env
         server = SERVER.search(command)
