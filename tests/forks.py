@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 SERVES = ("ui", "server", "models", "--env-file")
 # What Python or a library reads when it starts: another value needs a new process.
@@ -39,22 +40,22 @@ def command(path, name, *args):
     """Be `python` or `mlflow`: run ARGS as a fork if they can be one."""
     folder = os.path.dirname(sys.executable)
     real = os.path.join(folder, name)
-    serves = name == "mlflow" and bool(set(args[:2]) & set(SERVES))
-    plain = name == "mlflow" or bool(args) and (args[0] == "-c" or not args[0].startswith("-"))
+    program = [real, *args] if name == "mlflow" else [*args]
+    if name == "mlflow":
+        can_fork = not set(args[:2]) & set(SERVES)
+    else:
+        can_fork = bool(args) and (args[0] == "-c" or not args[0].startswith("-"))
+    request = {"argv": program, "cwd": os.getcwd(), "env": dict(os.environ)}
+    data = json.dumps(request).encode("utf-8", "surrogateescape")
+    pid = 0
     with socket.socket(socket.AF_UNIX) as server:
-        try:
-            server.connect(path)
-        except OSError:
-            plain = False  # its tests are over
-        if not plain or serves:
-            os.execv(real, [real, *args])
-        argv = [real, *args] if name == "mlflow" else [*args]
-        request = {"argv": argv, "cwd": os.getcwd(), "env": dict(os.environ)}
-        data = json.dumps(request).encode("utf-8", "surrogateescape")
-        socket.send_fds(server, [len(data).to_bytes(4, "big")], [0, 1, 2])
-        server.sendall(data)
         answer = server.makefile()
-        pid = int(answer.readline())
+        if can_fork:
+            with suppress(OSError):  # the process that is forked has ended
+                server.connect(path)
+                socket.send_fds(server, [len(data).to_bytes(4, "big")], [0, 1, 2])
+                server.sendall(data)
+                pid = int(answer.readline() or 0)
         if not pid:
             os.execv(real, [real, *args])
         for number in signal.SIGINT, signal.SIGTERM:
@@ -135,10 +136,8 @@ def serve(listener):
                 os.close(key.fileobj)
                 if connection.fileno() >= 0:
                     selector.unregister(connection)
-                    try:
+                    with suppress(BrokenPipeError):
                         connection.sendall(b"%d\n" % code)
-                    except BrokenPipeError:
-                        pass
                     connection.close()
             else:  # the command was killed
                 selector.unregister(key.fileobj)
@@ -228,6 +227,7 @@ def launchers(folder, env):
         pass_fds=[listener.fileno()],
         start_new_session=True,
     )
+    listener.close()
     for name in "python", "mlflow":
         words = [sys.executable, "-IS", __file__, "command", f"{folder}/socket", name]
         path = os.path.join(folder, name)
