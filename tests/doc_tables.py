@@ -50,6 +50,7 @@ def blocks(page, kind, heading=""):
 
 def results(script, folder, **options):
     """Run tests/SCRIPT in FOLDER; return the JSON that it prints."""
+    options["PYTHONPATH"] = str(ROOT / "benchmarks")  # for tests/running.py
     done = run([sys.executable, ROOT / "tests" / script], folder, timeout=600, **options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
