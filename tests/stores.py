@@ -33,7 +33,8 @@ def contents(uri):
     experiments = sorted(client.search_experiments(), key=lambda each: each.name)
     found = {each.name: (dict(each.tags), each.lifecycle_stage) for each in experiments}
     for name in list(found):
-        runs = sorted(runs_of(uri, name), key=lambda run: (run.info.start_time, run.info.run_name))
+        # Two workers begin in any order.
+        runs = sorted(runs_of(uri, name), key=lambda run: (run.info.run_name, run.info.start_time))
         found[name] += ([described(client, run) for run in runs],)
     for model in client.search_registered_models():
         versions = client.search_model_versions(f"name = '{model.name}'")
@@ -43,7 +44,8 @@ def contents(uri):
 
 
 def described(client, run):
-    """What the run holds; a time is only said to be there."""
+    """What the run holds; a time, and hypertune3's own process, are only said to be there."""
+    tags = run.data.tags | ({"process": "a number"} if "process" in run.data.tags else {})
     scores = {k: v if "time" not in k else "a time" for k, v in run.data.metrics.items()}
     parent = run.data.tags.get("mlflow.parentRunId")
     inputs = run.inputs.dataset_inputs
@@ -56,7 +58,7 @@ def described(client, run):
             "parent": parent and client.get_run(parent).info.run_name,
             "params": run.data.params,
             "metrics": scores,
-            "tags": run.data.tags,
+            "tags": tags,
             "data": [
                 (i.dataset.name, i.dataset.digest, [tag.value for tag in i.tags]) for i in inputs
             ],

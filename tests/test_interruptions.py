@@ -234,7 +234,7 @@ import subprocess, sys, uuid
 import mlflow.store.tracking.sqlalchemy_store as store
 class Between:
     def uuid4(self):
-        if sys._getframe(1).f_code.co_name == "log_inputs":
+        if sys._getframe(1).f_code.co_name == "_log_inputs_impl":
             store.uuid = uuid
             subprocess.run({[str(PYTHON), script]}, check=True, stdout=subprocess.DEVNULL)
         return uuid.uuid4()

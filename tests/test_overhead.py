@@ -23,6 +23,7 @@ def searched(tmp_path_factory):
     """The URI of the store in which all have made a small search, and what was measured."""
     folder, script = tmp_path_factory.mktemp("overhead"), overhead.script
     with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(overhead.ENV, "LOKY_MAX_CPU_COUNT")  # it measures the workers too
         patch.setattr(overhead, "script", lambda *args: with_grid(script(*args), GRID))
         found = overhead.measure(folder, 1, 2)
     return uri(folder), found
