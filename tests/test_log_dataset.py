@@ -23,6 +23,7 @@ def test_the_traps_are_as_printed(store):
     runs = store.client.search_runs([run.info.experiment_id])
     (trap,) = [each for each in runs if each.info.run_name.startswith("trap")]
     (kept,) = trap.inputs.dataset_inputs
+    assert kept.dataset.name == "wine"
     assert [tag.value for tag in kept.tags] == ["training"]
     assert "kept for ['training']" in output
     assert "row 15,000 of 20,000 edited, same digest: True" in output
