@@ -22,6 +22,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import GridSearchCV, train_test_split
 
+from interrupts import exit_on_interrupt
 from tracking import connect
 
 SEED = 42
@@ -35,6 +36,7 @@ SOURCE = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnos
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 
 connect()
+exit_on_interrupt()
 experiment_id = mlflow.set_experiment("hypertune2").experiment_id
 
 # %% Data: 569 tumours, 30 measurements each; 80% to search on, 20% held back

@@ -14,7 +14,8 @@ from forks import launchers
 from services import ENV
 
 ROOT = Path(__file__).resolve().parent.parent
-LESSONS = sorted(path for path in (ROOT / "src").glob("*.py") if path.stem != "tracking")
+HELPERS = [ROOT / "src" / name for name in ("interrupts.py", "tracking.py")]
+LESSONS = sorted(set((ROOT / "src").glob("*.py")) - set(HELPERS))
 # A search in one process: to start others takes longer than half of the search.
 ENV["LOKY_MAX_CPU_COUNT"] = "1"
 # What the processes of pytest-xdist have in common: the first process of pytest makes it.

@@ -3,10 +3,10 @@ import json
 import re
 
 import pytest
-from running import LESSONS, ROOT, tracked_files
+from running import HELPERS, LESSONS, ROOT, tracked_files
 
 
-@pytest.mark.parametrize("script", [*LESSONS, ROOT / "src/tracking.py"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("script", [*LESSONS, *HELPERS], ids=lambda p: p.stem)
 def test_script_has_a_test_file_of_its_name(script):
     tree = ast.parse((ROOT / "tests" / f"test_{script.stem}.py").read_text())
     functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
@@ -24,6 +24,11 @@ def test_lesson_is_a_lesson(script):
     others = {path.stem for path in LESSONS}
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE))
     assert not imported & others
+
+
+@pytest.mark.parametrize("helper, longest", zip(HELPERS, (60, 90), strict=True), ids=str)
+def test_helper_stays_small(helper, longest):
+    assert len(helper.read_text().splitlines()) <= longest
 
 
 def test_no_run_data_in_git():

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM for scripts that run long: the run ends as FAILED, whatever moment they hit.
+
+Python's own Ctrl-C breaks into a call of MLflow. That can leave SQLite locked, so that the run's
+end can't be written. Python's own SIGTERM ends the script at once, and the run stays RUNNING.
+This file needs nothing of this repo. Copy it to your project.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from functools import partial
+
+
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C and SIGTERM raise SystemExit as soon as MLflow's present call has returned.
+
+    `with mlflow.start_run()` then ends the run as FAILED. The exit code is 130 for Ctrl-C and 143
+    for SIGTERM. At a second signal, and if MLflow waits for a server, the call isn't awaited.
+    Raises ValueError outside of the main thread.
+    """
+    for number in signal.SIGINT, signal.SIGTERM:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, partial(_interrupt, os.getpid()))
+
+
+def _interrupt(owner, number, frame):
+    if os.getpid() != owner:  # a forked worker ends as it would without this file
+        signal.signal(number, signal.SIG_DFL)
+        return os.kill(os.getpid(), number)
+    print("Interrupted: what was logged is kept", file=sys.stderr, flush=True)
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # for the run's end, if the server is gone
+    stack = [(each, each.f_globals.get("__name__", "")) for each, _ in traceback.walk_stack(frame)]
+    calls = [each for each, name in stack if name.startswith("mlflow.tracking")]
+    waits = any(name.startswith("urllib3") for _, name in stack)
+    if calls and not waits and not sys.getprofile():
+        return sys.setprofile(partial(_exit_after, calls[-1], 128 + number))
+    sys.setprofile(None)
+    sys.exit(128 + number)
+
+
+def _exit_after(call, code, frame, event, value):
+    """Exit when CALL returns."""
+    if frame is call and event == "return":
+        sys.setprofile(None)
+        sys.exit(code)
