@@ -5,11 +5,14 @@ end can't be written. Python's own SIGTERM ends the script at once, and the run 
 This file needs nothing of this repo. Copy it to your project.
 """
 
+import atexit
 import os
 import signal
 import sys
 import traceback
 from functools import partial
+
+import mlflow
 
 
 def exit_on_interrupt() -> None:
@@ -29,6 +32,7 @@ def _interrupt(owner, number, frame):
         signal.signal(number, signal.SIG_DFL)
         return os.kill(os.getpid(), number)
     print("Interrupted: what was logged is kept", file=sys.stderr, flush=True)
+    atexit.register(_fail_open_runs)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"  # for the run's end, if the server is gone
     stack = [(each, each.f_globals.get("__name__", "")) for each, _ in traceback.walk_stack(frame)]
     calls = [each for each, name in stack if name.startswith("mlflow.tracking")]
@@ -44,3 +48,9 @@ def _exit_after(call, code, frame, event, value):
     if frame is call and event == "return":
         sys.setprofile(None)
         sys.exit(code)
+
+
+def _fail_open_runs():
+    """End what `with` can't: a run whose start_run() had just returned."""
+    while mlflow.active_run():
+        mlflow.end_run("FAILED")

@@ -34,7 +34,7 @@ from team import FOLDER, compose, missing
 
 pytestmark = pytest.mark.ci
 PAGE = (DOCS / "team-server.md").read_text()
-NOTICE = "The server doesn't answer, or fails. MLflow goes on trying for some minutes"
+NOTICE = "Retrying "
 
 
 def bucket(team, secret=None):
@@ -216,9 +216,8 @@ def test_server_killed_in_mid_search_and_started_again(team, tmp_path):
     wait_for_notice(tmp_path)
     team.start_mlflow()
     assert_search_is_whole(team, process)
-    assert set((tmp_path / "errors").read_text().splitlines()) == {
-        f"{NOTICE}: start it again and this script goes on, or end it by Ctrl-C"
-    }
+    for line in (tmp_path / "errors").read_text().splitlines():
+        assert line.startswith(NOTICE) and "connection broken by" in line
 
 
 def test_server_killed_for_good_ends_by_ctrl_c_and_keeps_what_was_logged(team, tmp_path):
@@ -231,11 +230,10 @@ def test_server_killed_for_good_ends_by_ctrl_c_and_keeps_what_was_logged(team, t
     after = statuses_in(team, "hypertune2")
     team.start_mlflow()
     assert process.returncode == 1
-    error = (tmp_path / "errors").read_text().splitlines()[-1]
-    assert error == (
-        "MLflow refused: no server answers there, start it or correct the address; "
-        "an open run stays RUNNING, what it logged is kept"
-    )
+    errors = (tmp_path / "errors").read_text()
+    assert "\nInterrupted: what was logged is kept\n" in errors
+    # The run's end can't be written: it stays RUNNING, and a traceback says why.
+    assert re.search("mlflow.exceptions.MlflowException: .*Connection refused.*\n$", errors)
     statuses = [status for run_id, status in after.items() if run_id not in before]
     assert statuses.count("FINISHED") >= 4
     assert statuses.count("RUNNING") in (1, 2) and len(statuses) >= 6
@@ -243,13 +241,18 @@ def test_server_killed_for_good_ends_by_ctrl_c_and_keeps_what_was_logged(team, t
 
 def test_database_stopped_in_mid_search_and_started_again(team, tmp_path):
     process = start_search(team, tmp_path)
+    logged = len(team.mlflow.log.read_text())
     team.postgres.stop()
     try:
-        wait_for_notice(tmp_path)
+        while '" 50' not in team.mlflow.log.read_text()[logged:]:
+            assert process.poll() is None
+            time.sleep(0.2)
         # /health speaks of MLflow alone.
         assert requests.get(f"{team.uri}/health", timeout=30).text == "OK"
         result = run_script("basic_run", tmp_path, **team.client("ada"))
-        assert_one_sentence(result, "the server fails with HTTP 50", "look at its log")
+        assert_one_sentence(
+            result, "too many 50", "error responses", "the-place-for-the-runs helps"
+        )
     finally:
         team.postgres.start()
     assert_search_is_whole(team, process)

@@ -287,6 +287,7 @@ def test_without_git_no_line_is_printed(database, tmp_path):
     (tmp_path / "empty").mkdir()
     code = "mlflow.start_run(); mlflow.end_run()"
     env = at(f"sqlite:///{database}") | {"PATH": str(tmp_path / "empty")}
+    env["GIT_PYTHON_REFRESH"] = "warn"
     assert_success(run([sys.executable, "-c", LESSON + code], tmp_path, **env))
 
 
