@@ -8,6 +8,7 @@
             the background until the page ends, or starts another one on the same port.
 ```python   must stand in a script of src/ word for word, or run alone in a new process.
 ```text     is all that the block before it printed; a line `...` stands for lines left out.
+```powershell  isn't run.
 
 `<!-- after: hypertune2 register_model -->` on the first line names the lessons that were run in the
 page's copy of the repo before its first block.

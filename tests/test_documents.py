@@ -93,6 +93,12 @@ def test_refresh_writes_what_was_printed(page):
     assert after == PAGE
 
 
+def test_blocks_for_powershell_are_left_alone(page):
+    output, after = page(PAGE.replace("\n```text", "\n```powershell\nexit 1\n```\n\n```text", 1))
+    assert "10 passed" in output, output
+    assert "powershell" in after
+
+
 def test_skipped_blocks_are_reported(page):
     output, _ = page('<!-- skip: next "not here" -->\n```bash\nexit 1\n```\n')
     assert "not here" in output and "2 passed, 1 skipped" in output

@@ -55,10 +55,10 @@ def anchors(page):
 
 
 @each_page
-def test_every_block_is_of_a_kind_that_is_run(page):
+def test_every_block_is_of_a_kind_that_is_run_or_for_powershell(page):
     assert pages.should_parse(page)
     fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
-    assert set(fences[::2]) <= {"bash", "python", "text"}
+    assert set(fences[::2]) <= {"bash", "python", "text", "powershell"}
     assert set(fences[1::2]) <= {""}
 
 
@@ -89,6 +89,19 @@ def test_the_readme_links_to_every_page():
 def test_set_up_commands_are_there_once():
     commands = re.findall(r"^```bash\n(python3 -m venv .*)\n```$", README.read_text(), re.MULTILINE)
     assert [command.split()[-1] for command in commands] == ["src/hypertune2.py", "pytest"]
+
+
+def test_set_up_commands_for_powershell_are_the_same_steps():
+    bash, powershell = (
+        re.findall(rf"^```{kind}\n(.*-m venv .*)\n```$", README.read_text(), re.MULTILINE)
+        for kind in ("bash", "powershell")
+    )
+    words = [("python3 ", "py -3 "), (".venv/bin/", ".venv\\Scripts\\"), (" src/", " src\\")]
+    words += [(" && ", "; "), ("\\pip ", "\\python -m pip ")]
+    for command, expected in zip(powershell, bash, strict=True):
+        for of_bash, of_powershell in words:
+            expected = expected.replace(of_bash, of_powershell)
+        assert command == expected
 
 
 @each_lesson
