@@ -408,9 +408,9 @@ def a_grid_search_with_all_runs():
     except TypeError as error:
         assert "max_tuning_runs" in str(error)
         yield "That setting in `mlflow.autolog`", "NO: TypeError"
-    # Less the models, which another search has logged.
-    exec(code(ADVICE["A run for a candidate"]).replace("(", "(log_models=False, "))
-    _, children, (_, *lines) = search()
+    exec(code(ADVICE["A run for a candidate"]))
+    parent, children, (_, *lines) = search()
+    assert not models(parent)  # the advice keeps the page's log_models=False
     yield "The same after that line", f"{len(children)} of {len(lines)}"
 
 
