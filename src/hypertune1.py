@@ -13,6 +13,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import GridSearchCV, train_test_split
 
 SEED = 42
+MODEL = RandomForestClassifier(random_state=SEED)
 GRID = {"n_estimators": [16, 32, 64, 128], "max_depth": [2, 4, 8, None]}
 
 # %% Data: 569 tumours, 30 measurements each; 80% to search on, 20% held back
@@ -20,7 +21,7 @@ X, y = load_breast_cancer(return_X_y=True, as_frame=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.2, random_state=SEED)
 
 # %% Search: 16 candidates x 5 folds = 80 fits, and one more of the best on all training rows
-search = GridSearchCV(RandomForestClassifier(random_state=SEED), GRID, cv=5, n_jobs=-1)
+search = GridSearchCV(MODEL, GRID, cv=5, n_jobs=-1)
 if sys.stdout.isatty():
     from sklearn.callback import ProgressBar
 

@@ -21,9 +21,11 @@ from pathlib import Path
 import joblib
 import mlflow
 import pandas as pd
+import skops.io
 from mlflow import MlflowClient
 from mlflow.models import infer_signature
 from rich.progress import Progress
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import ParameterGrid, cross_validate, train_test_split
@@ -40,30 +42,34 @@ except ImportError:
 SEED = 42
 FOLDS = 5
 TEST_SIZE = 0.2
+MODEL = RandomForestClassifier(random_state=SEED)
 GRID = {"n_estimators": [16, 32, 64, 128], "max_depth": [2, 4, 8, None]}
 SEARCH = "breast-cancer-forest"
 SOURCE = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnostic"
 FINISHED, RUNNING = (f"attributes.status = '{status}'" for status in ("FINISHED", "RUNNING"))
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
+SCRIPT = globals().get("__file__", "hypertune3.py")  # a notebook has no __file__
 
 
 # %% One candidate: what a worker does. Its machine has the packages, not this repo
-def try_candidate(name, params, X, y, uri, parent):
+def try_candidate(number, params, X, y, uri, parent):
     os.environ.pop("MLFLOW_RUN_ID", None)  # it would send this child into an old run
-    mlflow.set_tracking_uri(uri)
+    if uri:
+        mlflow.set_tracking_uri(uri)
     # An earlier start has done it, or a worker that died, whose work Dask gives to another.
-    for earlier in children(parent, f"tags.candidate = '{name}'"):
+    for earlier in children(parent, f"tags.candidate = '{number}'"):
         if earlier.info.status == "FINISHED":
             return "skipped", earlier.data.metrics["mean_test_score"]
         if earlier.info.status == "RUNNING":
             end([earlier], "KILLED")
-    tags = {"candidate": name, "host": socket.gethostname()}
+    name = ", ".join(f"{key} {value}" for key, value in params.items())[:250]
+    tags = {"candidate": number, "host": socket.gethostname()}
     where = {"experiment_id": parent.experiment_id, "parent_run_id": parent.run_id}
     with mlflow.start_run(run_name=name, tags=tags, **where) as child:
         mlflow.log_params(params)
         try:
-            forest = RandomForestClassifier(random_state=SEED, **params)
-            folds = cross_validate(forest, X, y, cv=FOLDS, error_score="raise")
+            model = clone(MODEL).set_params(**params)
+            folds = cross_validate(model, X, y, cv=FOLDS, error_score="raise")
         except Exception as error:  # whatever it is, the search goes on without this candidate
             mlflow.set_tag("error", f"{type(error).__name__}: {error}")
             mlflow.end_run("FAILED")
@@ -96,10 +102,12 @@ def search(candidates, X, y, uri, parent):
         if not dask.ncores():
             print("Dask's scheduler has no workers: start some, this waits", flush=True)
         task = bar.add_task("", total=len(candidates))
+        # Once, not with each candidate. A task, because Dask does it again if a worker dies.
+        X, y = dask.map(lambda rows: rows, [X, y], pure=False)
         # pure=False: else Dask may answer with what a search that was killed still computes.
         futures = {
-            dask.submit(try_candidate, name, params, X, y, uri, parent, pure=False): name
-            for name, params in candidates.items()
+            dask.submit(try_candidate, number, params, X, y, uri, parent, pure=False): number
+            for number, params in candidates.items()
         }
         for future in as_completed(futures):
             try:
@@ -127,21 +135,26 @@ def end(runs, status, **tags):
 
 # %% All around it: in a function, because each worker on this machine imports this file
 def main():
-    uri = connect()
+    connect()
+    uri = mlflow.get_tracking_uri()
     client = MlflowClient()
     experiment_id = mlflow.set_experiment("hypertune3").experiment_id
     on_disk = "://" not in uri or uri.startswith(("sqlite:", "file:"))
     if on_disk and os.environ.get("DASK_SCHEDULER_ADDRESS"):
         print("Runs go to a file: workers elsewhere need a server, those here its whole path")
+    if "@" in uri or "password=" in uri:  # which no task may hold; workers here inherit it
+        uri = None
+        if os.environ.get("DASK_SCHEDULER_ADDRESS"):
+            print("MLFLOW_TRACKING_URI has a password: set it in the workers' environment too")
 
-    # %% Data: 569 tumours, 30 measurements each; 80% to search on, 20% held back
+    # Data: 569 tumours, 30 measurements each; 80% to search on, 20% held back
     data = load_breast_cancer(as_frame=True).frame.astype(float)
     train, test = train_test_split(data, test_size=TEST_SIZE, random_state=SEED)
     X_train, y_train = train.drop(columns="target"), train["target"]
     X_test, y_test = test.drop(columns="target"), test["target"]
 
-    # %% Was a search of this code, these settings and rows left unfinished?
-    code = Path(__file__).read_bytes()
+    # Was a search of this code, these settings and rows left unfinished?
+    code = Path(SCRIPT).read_bytes()
     tags = {"search": SEARCH, "fingerprint": joblib.hash([code, REQUIREMENTS, data])}
     tags |= {"host": socket.gethostname(), "process": f"{os.getpid()} of {began(os.getpid())}"}
     left = f"tags.search = '{SEARCH}' and attributes.status != 'FINISHED'"
@@ -162,54 +175,53 @@ def main():
             )
             mlflow.log_input(dataset, context=name)
         mlflow.log_params({"cv": FOLDS, "random_state": SEED, "test_size": TEST_SIZE})
-        mlflow.log_artifact(__file__)
+        mlflow.log_artifact(SCRIPT)
 
-        # %% Search: 16 candidates x 5 folds = 80 fits, less what an earlier start finished
-        candidates = {
-            f"{params['n_estimators']} trees, depth {params['max_depth'] or 'unlimited'}": params
-            for params in ParameterGrid(GRID)
-        }
+        # Search: 16 candidates x 5 folds = 80 fits, less what an earlier start finished
+        # By number, because a name may be long, or hold quotes that end a filter's text.
+        candidates = {str(n): params for n, params in enumerate(ParameterGrid(GRID))}
         print(f"Fitting {FOLDS} folds of each candidate: some seconds", flush=True)
         try:
             failed = search(candidates, X_train, y_train, uri, parent)
         finally:  # after Ctrl-C too; what a dead worker began stays RUNNING otherwise
             end(children(parent, RUNNING), "KILLED")
 
-        # %% Children: their ranks, which are known only now
+        # Children: their ranks, which are known only now
         found = {child.data.tags["candidate"]: child for child in children(parent, FINISHED)}
         if not found:
             sys.exit("All candidates failed: see the tag `error` of the children")
         if len(found) + failed < len(candidates):
             sys.exit("Another start of this search ended runs of it: start it once more")
-        results = pd.DataFrame({name: child.data.metrics for name, child in found.items()}).T
-        results = results.reindex(name for name in candidates if name in found)
+        results = pd.DataFrame({number: child.data.metrics for number, child in found.items()}).T
+        results = results.reindex(number for number in candidates if number in found)
         results["rank_test_score"] = results["mean_test_score"].rank(method="min", ascending=False)
-        for name, rank in results["rank_test_score"].items():
-            client.log_metric(found[name].info.run_id, "rank_test_score", rank)
+        for number, rank in results["rank_test_score"].items():
+            client.log_metric(found[number].info.run_id, "rank_test_score", rank)
 
-        # %% Parent: what the search found, and a model of it on all training rows
+        # Parent: what the search found, and a model of it on all training rows
         best = results["rank_test_score"].idxmin()
-        forest = RandomForestClassifier(random_state=SEED, **candidates[best])
-        forest.fit(X_train, y_train)
-        best_score, test_accuracy = results["mean_test_score"][best], forest.score(X_test, y_test)
+        model = clone(MODEL).set_params(**candidates[best]).fit(X_train, y_train)
+        best_score, test_accuracy = results["mean_test_score"][best], model.score(X_test, y_test)
         mlflow.log_metrics({"best_cv_score": best_score, "test_accuracy": test_accuracy})
         # A kill may have come just here, and left half a model.
         of_parent = f"source_run_id = '{parent.run_id}'"
-        for model in client.search_logged_models([experiment_id], of_parent):
-            client.delete_logged_model(model.model_id)
+        for half in client.search_logged_models([experiment_id], of_parent):
+            client.delete_logged_model(half.model_id)
         mlflow.sklearn.log_model(
-            forest,
+            model,
             name="best-forest",
-            signature=infer_signature(X_test, forest.predict(X_test)),
-            skops_trusted_types=["sklearn.tree._tree.Tree"],
+            signature=infer_signature(X_test, model.predict(X_test)),
+            # A stranger's model may hold types that run code. This one is your own.
+            skops_trusted_types=skops.io.get_untrusted_types(data=skops.io.dumps(model)),
             pip_requirements=REQUIREMENTS,
         )
         # Last: a param can't change, and the best may, if a candidate that failed is tried again.
         mlflow.log_params({f"best_{name}": value for name, value in candidates[best].items()})
 
-    # %% Result
+    # Result
     columns = ["rank_test_score", "mean_test_score", "std_test_score"]
     table = results[columns].astype({"rank_test_score": int})
+    table.index = [found[number].info.run_name for number in table.index]
     print(table.sort_values("rank_test_score", kind="stable").head().to_string())
     print(f"best parameters: {candidates[best]}")
     print(f"cross-validation accuracy: {best_score:.4f}")
@@ -239,7 +251,9 @@ def began(number):
 
 if __name__ == "__main__":
     main()
-else:  # a worker on this machine: Ctrl-C reaches it too, and the search will end it
+elif (
+    __name__ == "__mp_main__"
+):  # a worker on this machine: Ctrl-C reaches it too, and the search will end it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # At the end it may miss its scheduler for a moment; Dask prints a traceback of that.
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
