@@ -25,6 +25,7 @@ from tracking import connect
 
 SEED = 42
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
+SCRIPT = globals().get("__file__", "autolog.py")  # a notebook has no __file__
 
 connect()
 experiment_id = mlflow.set_experiment("autolog").experiment_id
@@ -79,7 +80,7 @@ print(pd.DataFrame(table, columns=["what", "recorded", "count", "such as"]).to_s
 # %% Add by hand what autolog can't know: the same run ID continues the run
 with mlflow.start_run(run_id=run_id):
     mlflow.log_metric("test_errors", int((y_test != predicted).sum()))
-    mlflow.log_artifact(__file__)
+    mlflow.log_artifact(SCRIPT)
     mlflow.sklearn.log_model(
         forest,
         name="forest",

@@ -26,6 +26,7 @@ from tracking import connect
 SEED = 42
 PARAMS = {"n_estimators": 50, "max_depth": 5}
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
+SCRIPT = globals().get("__file__", "basic_run.py")  # a notebook has no __file__
 
 connect()
 # Passed on below: where two scripts create it at once, MLflow makes it active in one only.
@@ -53,7 +54,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=name) as run:
     }
     mlflow.log_metrics(scores)
 
-    # %% Files: a figure straight from memory, and from disk the code that made all this
+    # Files: a figure straight from memory, and from disk the code that made all this
     figure, axes = plt.subplots(layout="constrained")
     sns.heatmap(
         confusion_matrix(y_test, predicted),
@@ -68,9 +69,9 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=name) as run:
     axes.set(xlabel="predicted", ylabel="true", title=f"{wrong} of {len(test)} test wines wrong")
     axes.tick_params(axis="y", rotation=0)
     mlflow.log_figure(figure, "confusion_matrix.png")
-    mlflow.log_artifact(__file__)
+    mlflow.log_artifact(SCRIPT)
 
-    # %% Model: with the signature, pyfunc refuses wrong columns instead of predicting nonsense
+    # Model: with the signature, pyfunc refuses wrong columns instead of predicting nonsense
     # skops stores no code that runs on loading; each type that it doesn't know is one you vouch
     # for. Explicit requirements spare MLflow from loading the model again to guess them.
     mlflow.sklearn.log_model(

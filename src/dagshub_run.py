@@ -32,6 +32,7 @@ from tracking import connect
 SEED = 42
 PARAMS = {"n_estimators": 50, "max_depth": 5}
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
+SCRIPT = globals().get("__file__", "dagshub_run.py")  # a notebook has no __file__
 TOKENS = f"{config.host}/user/settings/tokens"
 config.http_timeout = 10  # seconds
 logging.getLogger("dagshub").setLevel(logging.CRITICAL)  # below, one sentence says it
@@ -74,9 +75,9 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=run_name) as run:
     wrong = (y_test != predicted).sum()
     matrix.ax_.set_title(f"{wrong} of {len(y_test)} test wines wrong")
     mlflow.log_figure(matrix.figure_, "confusion_matrix.png")
-    mlflow.log_artifact(__file__)
+    mlflow.log_artifact(SCRIPT)
 
-    # %% Model: as files, because log_model() needs MLflow 3 on the server, which DagsHub may lack
+    # Model: as files, because log_model() needs MLflow 3 on the server, which DagsHub may lack
     with tempfile.TemporaryDirectory() as folder:
         mlflow.sklearn.save_model(
             forest,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from documents import normalised
-from filled import copy_repo
+from filled import BEFORE, copy_repo
 from running import ENV, LESSONS, PYTHON, run, uri
 from stores import contents
 
@@ -16,9 +16,6 @@ pytestmark = [
     pytest.mark.ci,
     pytest.mark.skipif(sys.platform != "linux", reason="scripts are forks on Linux only"),
 ]
-BEFORE = {name: ["hypertune2"] for name in ("compare_runs", "register_model")}
-BEFORE["promote_model"] = ["hypertune2", "register_model"]
-BEFORE["score_model"] = ["hypertune2", "register_model", "promote_model"]
 # dagshub_run isn't among them: it needs a stand-in of the site, see its own test.
 NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
 
