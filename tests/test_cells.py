@@ -45,6 +45,11 @@ def stored(folder):
     return found
 
 
+def pictures(folder):
+    """The bytes of all pictures in the local store of FOLDER."""
+    return sorted(path.read_bytes() for path in (folder / "mlruns").rglob("*.png"))
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("name", NAMES)
 def test_cells_print_and_store_what_the_script_does(name, tmp_path):
@@ -61,6 +66,7 @@ def test_cells_print_and_store_what_the_script_does(name, tmp_path):
         texts = printed_there.replace(str(script), ""), printed(notebook).replace(str(folder), "")
         assert normalised(texts[1]) == normalised(texts[0])
         assert stored(folder) == stored(script)
+        assert pictures(folder) == pictures(script)
 
 
 @pytest.mark.ci
