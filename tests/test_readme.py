@@ -15,6 +15,7 @@ LEFT_OUT = {
     "docs/benchmarks.md": 8,
     "docs/lessons/dagshub_run.md": 2,
     "docs/lessons/hypertune3.md": 1,
+    "docs/notebooks.md": 1,
     "docs/older-tutorials.md": 5,
     "docs/team-server.md": 9,
     "docs/troubleshooting.md": 2,
