@@ -18,8 +18,9 @@ import mlflow
 from tracking import connect
 
 NAME = "breast-cancer-forest"
-
-action, *number = sys.argv[1:] or ["promote"]  # in a notebook, write the right side yourself
+# In a notebook the words in sys.argv are the kernel's: write yours in the place of "promote".
+words = [] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]
+action, *number = words or ["promote"]
 if (action, len(number)) not in [("promote", 0), ("rollback", 0), ("retire", 1)]:
     raise SystemExit("After the script's name write nothing, rollback, or retire and a version")
 
@@ -52,12 +53,11 @@ aliases = read_aliases()
 production, staging, previous = map(aliases.get, ["production", "staging", "previous"])
 
 # %% Promote what passed the gate; `previous` remembers the version that it replaces
-if action == "promote":
+if action == "promote" and staging and staging == production:
+    print(f"Version {staging} is in production already")
+elif action == "promote":
     if not staging:
         raise SystemExit("No version is in staging: run python src/register_model.py first")
-    if staging == production:
-        print(f"Version {staging} is in production already")
-        sys.exit()
     tags = client.get_model_version(NAME, staging).tags
     passed = tags.get("status") == "validated" and tags.get("gate_against")
     if passed != (production or "none"):

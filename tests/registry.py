@@ -27,8 +27,9 @@ mlflow.set_experiment("hypertune2")
 data = load_breast_cancer(as_frame=True).frame.astype(float)
 train, test = train_test_split(data, test_size=float(sys.argv[1]), random_state=42)
 X, y = train.drop(columns="target"), train["target"]
-trees, depth = map(int, sys.argv[3:])
-forest = RandomForestClassifier(trees or 1, max_depth=depth, random_state=42)
+trees, depth = map(int, sys.argv[3:5])
+weights = {0: float(sys.argv[5]), 1: 1} if sys.argv[5:] else None
+forest = RandomForestClassifier(trees or 1, max_depth=depth, random_state=42, class_weight=weights)
 forest.fit(X, y if trees else 1 - y)  # no trees: one that has learnt the contrary
 with mlflow.start_run(run_name="search", tags={"search": "breast-cancer-forest"}) as run:
     for split, name in zip((train, test), sys.argv[2].split(), strict=True):
@@ -67,11 +68,14 @@ class Registry:
         self.uri = uri(folder)
         self.client = MlflowClient(self.uri, registry_uri=self.uri)
 
-    def search(self, trees, depth=None, *, test_size=0.2, contexts="training testing"):
-        """Log a finished search whose best forest has so many trees; return its run."""
+    def search(self, trees, depth=None, *weight, test_size=0.2, contexts="training testing", **env):
+        """Log a finished search whose best forest has so many trees; return its run.
+
+        With a WEIGHT a malignant tumour counts so many times.
+        """
         depth = depth or 2 + trees // 16
-        command = [PYTHON, "-c", SEARCH, str(test_size), contexts, str(trees), str(depth)]
-        env = {"MLFLOW_TRACKING_URI": self.uri, "PYTHONPATH": str(ROOT / "src")}
+        command = [PYTHON, "-c", SEARCH, *map(str, (test_size, contexts, trees, depth, *weight))]
+        env |= {"MLFLOW_TRACKING_URI": self.uri, "PYTHONPATH": str(ROOT / "src")}
         printed = assert_success(run(command, self.folder, **env))
         return self.client.get_run(printed.split()[-1])
 
@@ -84,10 +88,10 @@ class Registry:
         printed = assert_success(self.script(name, *args))
         return "".join(printed.splitlines(keepends=True)[2:])
 
-    def refused(self, name, *args):
+    def refused(self, name, *args, longest=350):
         """Run the script, which must refuse, and change nothing; its sentence."""
         before = self.state()
-        sentence = assert_one_sentence(self.script(name, *args), longest=350)
+        sentence = assert_one_sentence(self.script(name, *args), longest=longest)
         assert self.state() == before
         return sentence
 

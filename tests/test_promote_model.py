@@ -44,11 +44,11 @@ def test_life_of_a_model(store, tmp_path):
         "gate_against": "none",
         "gate_run": gate.info.run_id,
         "accuracy_score": "0.9649",
-        "false_positives": "3",
+        "recall_score": "0.9302",
     }
     assert version(1).description == (
         f"Best of the search {search_id}. "
-        "Passed the gate against no other with accuracy_score 0.9649, false_positives 3."
+        "Passed the gate against no other with accuracy_score 0.9649, recall_score 0.9302."
     )
 
     # The chain of where it comes from, each link compared with the store.
@@ -58,14 +58,15 @@ def test_life_of_a_model(store, tmp_path):
     (best,) = [each for each in children if each.data.metrics["rank_test_score"] == 1]
     data = {each.dataset.name: each.dataset.digest for each in first.inputs.dataset_inputs}
     commit = first.data.tags["mlflow.source.git.commit"]
+    assert store.client.get_logged_model(model.model_id).source_run_id == search_id
     assert printed.endswith(
-        f"models:/{NAME}@staging is version 1, accuracy_score 0.9649, false_positives 3, from\n"
-        f"  model   best-forest, {model.model_id}\n"
+        f"Candidate: models:/{model.model_id}, of a search by {first.data.tags['mlflow.user']}\n"
         f"  search  grid search, {search_id}\n"
         f"  child   16 trees, depth 4, {best.info.run_id}\n"
+        f"  code    git commit {commit[:12]}\n"
         f"  data    breast-cancer-testing, digest {data['breast-cancer-testing']}\n"
         f"  data    breast-cancer-training, digest {data['breast-cancer-training']}\n"
-        f"  code    git commit {commit[:12]}\n"
+        f"models:/{NAME}@staging is version 1, accuracy_score 0.9649, recall_score 0.9302\n"
         "Next: python src/promote_model.py\n"
     )
     git = ["git", "rev-parse", "HEAD"]
@@ -121,7 +122,7 @@ def test_rolling_back_twice_is_refused_and_so_is_promoting_what_was_rolled_back(
     assert "No version is in staging" in rolled_back.refused("promote_model")
     # Nor does the gate let it through again, though it would pass.
     assert rolled_back.refused("register_model") == (
-        "Version 2 has this model and is rolled back: search again first\n"
+        "This model is version 2, rolled back: search again first\n"
     )
     rolled_back.client.set_registered_model_alias(NAME, "staging", "2")
     assert "hasn't passed the gate" in rolled_back.refused("promote_model")
@@ -173,6 +174,30 @@ def test_a_wrong_word_gets_the_right_ones(staged):
         assert staged.refused("promote_model", *args) == (
             "After the script's name write nothing, rollback, or retire and a version\n"
         )
+
+
+@pytest.mark.ci
+def test_a_notebook_promotes_though_its_kernel_has_arguments(staged):
+    launcher = "/venv/lib/python3.11/site-packages/ipykernel_launcher.py"
+    patch = f"import sys; sys.argv[:] = [{launcher!r}, '-f', 'kernel-1.json']"
+    result = run_patched("promote_model", patch, staged.folder)
+    assert "@production is version 2, it was 1\n" in assert_success(result)
+    assert staged.aliases() == {"production": 2, "staging": 2, "previous": 1}
+
+
+@pytest.mark.ci
+def test_copies_without_the_lines_of_connect_do_the_same(empty_registry):
+    empty_registry.search(16)
+    for name in "register_model", "promote_model", "score_model":
+        lines = (ROOT / "src" / f"{name}.py").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if "connect" not in line]
+        assert len(lines) - len(kept) == 2
+        copy = empty_registry.folder / f"{name}.py"
+        copy.write_text("".join(kept))
+        done = run([PYTHON, copy], empty_registry.folder, MLFLOW_TRACKING_URI=empty_registry.uri)
+        assert done.returncode == 0, done.stderr
+    assert empty_registry.aliases() == {"production": 1, "staging": 1}
+    assert f"Version 1 of {NAME} is right on 110 of 114\n" in done.stdout
 
 
 @pytest.mark.ci
