@@ -19,9 +19,11 @@ from mlflow import MlflowClient
 from services import ENV
 
 LOOP = """
-import os, random, sys, threading
+import os, signal, sys, threading
 import mlflow
 form, number, moment = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+# A shell that starts this in the background has Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if form == "interrupts.py":
     from interrupts import exit_on_interrupt
     exit_on_interrupt()
@@ -51,7 +53,9 @@ def main():
                 for _ in range(times):
                     command = [sys.executable, "-c", LOOP, form, str(number)]
                     command.append(str(0.5 * moments.random()))
-                    ended = subprocess.run(command, env=env, capture_output=True, text=True)
+                    ended = subprocess.run(
+                        command, env=env, capture_output=True, text=True, timeout=120
+                    )
                     locked += "database is locked" in ended.stderr
                 parents = client.search_runs(["0"], f"run_name = '{form} {number}'")
                 count = Counter(run.info.status for run in parents)

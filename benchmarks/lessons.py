@@ -11,7 +11,9 @@ def with_grid(text, grid, model=None):
     """TEXT of a script with another GRID, and with the lines MODEL instead of its own."""
     for constant, lines in ("GRID", f"GRID = {grid}"), ("MODEL", model):
         if lines:
-            text, count = re.subn(rf"^{constant} = .*", lambda line: lines, text, flags=re.MULTILINE)
+            text, count = re.subn(
+                rf"^{constant} = .*", lambda line: lines, text, flags=re.MULTILINE
+            )
             assert count == 1, f"the script has no line that begins with {constant}"
     return text
 

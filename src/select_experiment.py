@@ -37,10 +37,11 @@ with mlflow.start_run(run_name="chosen by ID", experiment_id=experiment.experime
     mlflow.log_metric("answer", 42)
 
 # %% What is there
-print(f"{'ID':>20}  {'runs':>4}  name")
+print(f"{'ID':>20}  {'runs':>5}  name")
 for each in client.search_experiments(order_by=["name ASC"]):
-    runs = client.search_runs([each.experiment_id], max_results=1000)
-    print(f"{each.experiment_id:>20}  {len(runs):>4}  {each.name}")
+    runs = client.search_runs([each.experiment_id], max_results=1000)  # one page, perhaps of many
+    count = f"{len(runs)}+" if runs.token else len(runs)
+    print(f"{each.experiment_id:>20}  {count:>5}  {each.name}")
 
 # %% Deleted: hidden, not gone, and its name is taken
 client.delete_experiment(experiment.experiment_id)

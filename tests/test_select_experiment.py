@@ -1,6 +1,9 @@
 import re
+import sqlite3
+from contextlib import closing
 
-from running import run_script
+from mlflow import MlflowClient
+from running import run_script, uri
 
 
 def test_both_ways_reach_the_same_experiment(store):
@@ -25,13 +28,24 @@ def test_experiment_is_described_and_active(store):
 
 
 def test_a_deleted_experiment_is_restored_with_its_runs(tmp_path):
-    from mlflow import MlflowClient
-
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    assert run_script("select_experiment", tmp_path, MLFLOW_TRACKING_URI=uri).returncode == 0
-    client = MlflowClient(uri)
+    where = {"MLFLOW_TRACKING_URI": uri(tmp_path)}
+    assert run_script("select_experiment", tmp_path, **where).returncode == 0
+    client = MlflowClient(uri(tmp_path))
     experiment_id = client.get_experiment_by_name("select-experiment").experiment_id
     client.delete_experiment(experiment_id)
-    assert run_script("select_experiment", tmp_path, MLFLOW_TRACKING_URI=uri).returncode == 0
+    assert run_script("select_experiment", tmp_path, **where).returncode == 0
     assert client.get_experiment(experiment_id).lifecycle_stage == "active"
     assert len(client.search_runs([experiment_id])) == 4
+
+
+def test_more_runs_than_one_page_are_not_cut_short_in_silence(folder):
+    client = MlflowClient(uri(folder))
+    run_id = client.create_run("0").info.run_id
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(runs)")]
+        copied = ", ".join(columns).replace("run_uuid", "hex(randomblob(16))")
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION SELECT i + 1 FROM n WHERE i < 1200)"
+        database.execute(f"INSERT INTO runs {numbers} SELECT {copied} FROM runs, n")
+    assert client.get_run(run_id)
+    result = run_script("select_experiment", folder, MLFLOW_TRACKING_URI=uri(folder))
+    assert "                   0  1000+  Default\n" in result.stdout, result.stderr
