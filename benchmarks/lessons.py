@@ -12,7 +12,7 @@ def with_grid(text, grid, model=None):
     for constant, lines in ("GRID", f"GRID = {grid}"), ("MODEL", model):
         if lines:
             text, count = re.subn(
-                rf"^{constant} = .*", lambda line: lines, text, flags=re.MULTILINE
+                rf"^{constant} = .*", lambda line, lines=lines: lines, text, flags=re.MULTILINE
             )
             assert count == 1, f"the script has no line that begins with {constant}"
     return text
