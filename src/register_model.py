@@ -38,7 +38,7 @@ client = mlflow.MlflowClient()
 # %% The candidate: the model of the newest finished search that has one, and where it comes from
 finished = f"attributes.status = 'FINISHED' AND tags.search = '{NAME}'"
 searches = mlflow.search_runs(None, finished, search_all_experiments=True, output_format="list")
-search = next((each for each in searches if each.outputs.model_outputs), None)
+search = next((each for each in searches if each.outputs.model_outputs), None)  # newest first
 if not search:
     raise SystemExit("No finished search with a model is here: run python src/hypertune2.py first")
 candidate = f"models:/{search.outputs.model_outputs[0].model_id}"
