@@ -72,8 +72,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=run_name) as run:
     matrix = ConfusionMatrixDisplay.from_predictions(
         y_test, predicted, display_labels=wine.target_names, cmap="cividis"
     )
-    wrong = (y_test != predicted).sum()
-    matrix.ax_.set_title(f"{wrong} of {len(y_test)} test wines wrong")
+    matrix.ax_.set_title(f"{(y_test != predicted).sum()} of {len(y_test)} test wines wrong")
     mlflow.log_figure(matrix.figure_, "confusion_matrix.png")
     mlflow.log_artifact(SCRIPT)
 

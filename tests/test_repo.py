@@ -26,9 +26,15 @@ def test_lesson_is_a_lesson(script):
     assert not imported & others
 
 
-@pytest.mark.parametrize("helper, longest", zip(HELPERS, (60, 90), strict=True), ids=str)
+@pytest.mark.parametrize(("helper", "longest"), list(zip(HELPERS, (60, 90), strict=True)))
 def test_helper_stays_small(helper, longest):
     assert len(helper.read_text().splitlines()) <= longest
+
+
+@pytest.mark.parametrize("script", LESSONS, ids=lambda p: p.stem)
+def test_lesson_stays_short(script):
+    longest = 260 if script.stem == "hypertune3" else 100
+    assert len(script.read_text().splitlines()) <= longest
 
 
 def test_no_run_data_in_git():
