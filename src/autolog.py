@@ -27,7 +27,7 @@ SEED = 42
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 SCRIPT = globals().get("__file__", "autolog.py")  # a notebook has no __file__
 
-connect()
+connected = connect()
 experiment_id = mlflow.set_experiment("autolog").experiment_id
 
 # MLflow's own call uses a name that scikit-learn 1.9 has deprecated: not a fault of your code.
@@ -91,4 +91,5 @@ with mlflow.start_run(run_id=run_id):
 
 print("Added by hand: test_errors, this script, the model")
 print(f'Run "{run.info.run_name}", ID {run_id}')
+print(f"{connected}/#/experiments/{experiment_id}/runs/{run_id}")
 print("Next: python src/select_experiment.py")

@@ -28,7 +28,7 @@ PARAMS = {"n_estimators": 50, "max_depth": 5}
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 SCRIPT = globals().get("__file__", "basic_run.py")  # a notebook has no __file__
 
-connect()
+connected = connect()
 # Passed on below: where two scripts create it at once, MLflow makes it active in one only.
 experiment_id = mlflow.set_experiment("basic-run").experiment_id
 
@@ -86,4 +86,5 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=name) as run:
 # %% Result
 print(*(f"{name}: {value:.4f}" for name, value in scores.items()), sep="\n")
 print(f'Run "{run.info.run_name}", ID {run.info.run_id}')
+print(f"{connected}/#/experiments/{experiment_id}/runs/{run.info.run_id}")
 print("Next: python src/autolog.py")

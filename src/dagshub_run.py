@@ -6,8 +6,7 @@ the run belongs to come from the environment, because a token in a script ends u
     export DAGSHUB_REPO=owner/name DAGSHUB_USER_TOKEN=...
     python src/dagshub_run.py
 
-In the UI, your repo's address with .mlflow at its end: dagshub-run > "forest of 50". The model is
-in the folder model among the run's artifacts.
+In the UI: the model is in the folder model among the run's artifacts.
 """
 
 # %% Settings
@@ -53,7 +52,7 @@ except RepoNotFoundError:
     raise SystemExit(f"You have no repo {repo}: make it at {config.host}/repo/create") from None
 except Exception as error:  # for a bad token dagshub's own, otherwise the network's
     raise SystemExit(f"No way in: {error}; look at your network and at {TOKENS}") from None
-connect(oldest=2)
+connected = connect(oldest=2)
 experiment_id = mlflow.set_experiment("dagshub-run").experiment_id
 
 # %% Run: as in src/basic_run.py
@@ -97,4 +96,5 @@ with tempfile.TemporaryDirectory() as folder:
 print(f"test_accuracy: {accuracy:.4f}")
 print(f"Loaded again, the model repeats {(again == predicted).sum()} of {len(again)} predictions")
 print(f'Run "{run_name}", ID {run_id}')
+print(f"{connected}/#/experiments/{experiment_id}/runs/{run_id}")
 print(f"Next: share {config.host}/{repo}, so that others log there with tokens of their own")

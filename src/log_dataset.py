@@ -24,7 +24,7 @@ SEED = 42
 # Where the rows come from, for a reader of the run: never a URL with a password in it.
 SOURCE = "https://archive.ics.uci.edu/dataset/109/wine"
 
-connect()
+connected = connect()
 experiment_id = mlflow.set_experiment("log-dataset").experiment_id
 
 # %% Data
@@ -66,4 +66,5 @@ same = mlflow.data.from_pandas(table).digest == mlflow.data.from_pandas(edited).
 print(f"Trap 2: row 15,000 of 20,000 edited, same digest: {same}")
 
 print(f'Run "{run.info.run_name}", ID {run.info.run_id}')
+print(f"{connected}/#/experiments/{experiment_id}/runs/{run.info.run_id}")
 print("Next: python src/compare_runs.py")

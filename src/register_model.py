@@ -4,8 +4,6 @@ What you learn: a registered model is a name with numbered versions; an alias po
 them. A candidate that is worse than the version in production is refused, and nothing changes.
 
     python src/register_model.py        (after src/hypertune2.py)
-
-In the UI: Model training > Model registry > breast-cancer-forest: versions, tags and aliases.
 """
 
 # %% Settings
@@ -29,7 +27,7 @@ GATE = {
     for name, least in {"accuracy_score": 0.9, "recall_score": 0.88}.items()
 }
 
-connect()
+connected = connect()
 # It would warn that labels 0 and 1 may be no classes.
 logging.getLogger("mlflow.models.evaluation.evaluators.classifier").setLevel(logging.ERROR)
 experiment_id = mlflow.set_experiment("register-model").experiment_id
@@ -97,4 +95,5 @@ for key, value in (tags | scores).items():
     client.set_model_version_tag(NAME, number, key, value)
 client.set_registered_model_alias(NAME, "staging", number)
 print(f"models:/{NAME}@staging is version {number}, {reached}")
+print(f"{connected}/#/models/{NAME}/versions/{number}")
 print("Next: python src/promote_model.py")

@@ -17,7 +17,7 @@ from tracking import connect
 
 NAME = "select-experiment"
 
-connect()
+connected = connect()
 client = MlflowClient()
 
 # %% Deleted, perhaps? Then its name is still taken and set_experiment() would fail: restore it
@@ -54,4 +54,5 @@ print(f"Restored: {NAME} is {mlflow.get_experiment(experiment.experiment_id).lif
 
 print(f'Runs "{by_name.info.run_name}", ID {by_name.info.run_id}')
 print(f'and "{by_id.info.run_name}", ID {by_id.info.run_id}')
+print(f"{connected}/#/experiments/{experiment.experiment_id}/runs")
 print("Next: python src/hypertune1.py")

@@ -19,10 +19,10 @@ MISTAKEN = r"[\"'~]|[\w.-]+:\d|sqlite:(/*$|/*~|.*\?(?!\w+=))|http.*/#"
 SECRET = r"((?<=\w://)(?!/)|^(?!file:)(?=[^/\\:]+:[^/\\]))\S+@|(?<=password=)[^&\s]+"
 
 
-def connect(oldest: int = 3) -> None:
+def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a server
     """Point MLflow at MLFLOW_TRACKING_URI, or else at this repo's mlflow.db, and try the place.
 
-    Raises SystemExit with one sentence if it fails. A server needs MLflow `oldest` or newer.
+    Returns the UI's address. Raises SystemExit with one sentence if the place can't be used.
     """
     named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     uri = named or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
@@ -33,30 +33,30 @@ def connect(oldest: int = 3) -> None:
         print(f"Models are registered at {re.sub(SECRET, '', registry)}: MLFLOW_REGISTRY_URI")
     if os.environ.pop("MLFLOW_RUN_ID", None):
         print("MLFLOW_RUN_ID is ignored: it would send what this script logs into that old run")
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # no two lines for every run
-    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # older tutorials have their runs in folders
-    os.environ["GIT_PYTHON_REFRESH"] = "quiet"  # no 61 lines if there is no git
+    quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "GIT_PYTHON_REFRESH": "quiet"}
+    os.environ |= quiet | {"MLFLOW_ALLOW_FILE_STORE": "true"}  # older tutorials' runs in folders
     logging.getLogger("mlflow").setLevel("WARNING")  # no line for every table created
     # MLflow tries for minutes if a server goes away. urllib3 says so, if somebody listens.
     logging.getLogger("urllib3.connectionpool").addHandler(logging.StreamHandler())
     mlflow.set_tracking_uri(uri)
     one_try = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    for variable, place in places.items():
-        with chdir("." if named else ROOT), patch.dict(os.environ, one_try):  # ./mlruns too
+    with chdir("." if named else ROOT), patch.dict(os.environ, one_try):  # ./mlruns too
+        for variable, place in places.items():
             try:
                 _open(place, oldest)
             except Exception as error:  # each store and driver raises its own
                 while (cause := error.__cause__ or error.__context__) and " " in str(cause):
                     error = cause
-                told = f"{variable}={place}: {' '.join(str(error).split())[:300]}"
+                told = f"Can't use {variable}={place}: {' '.join(str(error).split())[:300]}"
                 told = told.replace(place, re.sub(SECRET, "", place))
-                sys.exit(f"Can't use {told}; docs/troubleshooting.md#the-place-for-the-runs helps")
-    command = "mlflow ui --port 5000"
+                sys.exit(f"{told}; see docs/troubleshooting.md#the-place-for-the-runs")
+    ui, option = shown if uri.startswith("http") else "http://127.0.0.1:5000", ""
     if named or Path.cwd() != ROOT:
-        command += " --backend-store-uri " + (f'"{uri}"' if os.name == "nt" else shlex.quote(uri))
-    looks = {"sqlite": f"{command}, then open http://127.0.0.1:5000", "http": f"open {shown}"}
+        option = " --backend-store-uri " + (f'"{uri}"' if os.name == "nt" else shlex.quote(uri))
+    looks = {"http": f"open {ui}", "sqlite": f"mlflow ui --port 5000{option}, then open {ui}"}
     look = looks.get(re.split("s?:", uri)[0], "docs/where-runs-go.md says how")
     print(f"See them: {look}", flush=True)
+    return ui
 
 
 def _open(uri, oldest):

@@ -251,7 +251,7 @@ def test_database_stopped_in_mid_search_and_started_again(team, tmp_path):
         assert requests.get(f"{team.uri}/health", timeout=30).text == "OK"
         result = run_script("basic_run", tmp_path, **team.client("ada"))
         assert_one_sentence(
-            result, "too many 50", "error responses", "the-place-for-the-runs helps"
+            result, "too many 50", "error responses", "the-place-for-the-runs"
         )
     finally:
         team.postgres.start()

@@ -17,7 +17,7 @@ from running import ENV, PYTHON, ROOT, run
 from sentences import assert_one_sentence, assert_success
 from services import free_port
 
-HELP = "; docs/troubleshooting.md#the-place-for-the-runs helps"
+HELP = "; see docs/troubleshooting.md#the-place-for-the-runs"
 LESSON = "import mlflow; from tracking import connect; connect(); "
 
 
@@ -39,7 +39,7 @@ def assert_refused(result, *words):
 
 
 def test_the_help_that_is_named_exists():
-    page, anchor = HELP.removeprefix("; ").removesuffix(" helps").split("#")
+    page, anchor = HELP.removeprefix("; see ").split("#")
     assert f"\n## {anchor.replace('-', ' ').capitalize()}\n" in (ROOT / page).read_text()
 
 
