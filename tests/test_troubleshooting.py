@@ -151,12 +151,13 @@ PLACES = {
 
 
 def assert_said(words, folder, uri, **env):
-    """connect() says these words of the place, and the page's table has them."""
-    assert words in PLACES
+    """connect() says these words of the place, or those after a bar; the page has all."""
+    assert set(words.split("|")) <= PLACES
     env |= {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
     result = run([PYTHON, "-c", "from tracking import connect; connect()"], folder, **env)
     assert result.returncode == 1
-    assert words in assert_one_sentence(result, longest=500)
+    sentence = assert_one_sentence(result, longest=500)
+    assert any(each in sentence for each in words.split("|")), sentence
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,9 @@ def test_what_connect_says_of_tls(tmp_path):
         missing = "Could not find a suitable TLS CA certificate bundle"
         assert_said(missing, tmp_path, https, **{file: "missing.pem"})
         plain = f"http://localhost:{port}"
-        assert_said("Remote end closed connection without response", tmp_path, plain)
+        # Which of them is a matter of moments.
+        words = "Remote end closed connection without response|Connection reset by peer"
+        assert_said(words, tmp_path, plain)
     with answering(200) as port:
         assert_said("WRONG_VERSION_NUMBER", tmp_path, f"https://127.0.0.1:{port}")
 
