@@ -70,7 +70,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=
                 model = clone(MODEL).set_params(**params)
                 cross_validate(model, X, y, cv=FOLDS, error_score="raise")
             except Exception as error:
-                mlflow.set_tag("error", f"{type(error).__name__}: {error}")
+                mlflow.set_tag("error", f"{type(error).__name__}: {error.__cause__ or error}")
             mlflow.end_run("FAILED")
 
     mlflow.log_params({f"best_{key}": value for key, value in search.best_params_.items()})

@@ -71,7 +71,7 @@ def try_candidate(number, params, X, y, uri, parent):
             model = clone(MODEL).set_params(**params)
             folds = cross_validate(model, X, y, cv=FOLDS, error_score="raise")
         except Exception as error:  # whatever it is, the search goes on without this candidate
-            mlflow.set_tag("error", f"{type(error).__name__}: {error}")
+            mlflow.set_tag("error", f"{type(error).__name__}: {error.__cause__ or error}")
             mlflow.end_run("FAILED")
             return "failed", 0
         scores = folds["test_score"]

@@ -27,6 +27,11 @@ RESULT = "rich.progress.Progress.update"
 # What the store holds
 
 
+def name_of(params):
+    """The name that the lessons give to the candidate with these PARAMS."""
+    return ", ".join(f"{key} {value}" for key, value in sorted(params.items()))
+
+
 def searches_in(store, experiment="hypertune3"):
     """The parents of the experiment, oldest first, each with its children."""
     runs = runs_of(store, experiment)
@@ -56,10 +61,7 @@ def found_by_hypertune2():
 def assert_found(parent, children, grid):
     """Each candidate of GRID is there once, as hypertune2 has it; the PARENT has the best."""
     old_parent, old_children = found_by_hypertune2()
-    names = [
-        f"{params['n_estimators']} trees, depth {params['max_depth'] or 'unlimited'}"
-        for params in ParameterGrid(grid)
-    ]
+    names = [name_of(params) for params in ParameterGrid(grid)]
     done = finished(children)
     assert sorted(done) == sorted(names)
     assert parent.info.status == "FINISHED" and "RUNNING" not in statuses(children)

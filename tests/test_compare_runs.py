@@ -22,14 +22,20 @@ BENCHMARK = runpy.run_path(str(ROOT / "benchmarks" / "compare_runs.py"))
 PICTURES = """
 import runpy, sys
 names = runpy.run_path(sys.argv[1])
-for figure in names["heatmap"], names["parallel"]:
-    print("title:", repr(figure.axes[0].get_title()))
-lines = names["parallel"].axes[0].lines
-axes = names["heatmap"].axes[0]
-print("cells:", names["grid"].shape, "labelled:", len(axes.texts), "lines:", len(lines))
-print("rows:", [text.get_text() for text in axes.get_yticklabels()])
-print("columns:", [text.get_text() for text in axes.get_xticklabels()])
-print("best line:", *lines[-1].get_ydata())
+if "heatmap" in names:
+    axes, bar = names["heatmap"].axes
+    print("title:", repr(axes.get_title()))
+    print("cells:", names["grid"].shape, "labelled:", len(axes.texts))
+    print("a cell:", bar.get_ylabel())
+    print("numbers:", *(text.get_text() for text in axes.texts))
+    print("rows:", axes.get_ylabel(), [text.get_text() for text in axes.get_yticklabels()])
+    print("columns:", axes.get_xlabel(), [text.get_text() for text in axes.get_xticklabels()])
+axes = names["parallel"].axes[0]
+print("title:", repr(axes.get_title()))
+print("axes:", *(text.get_text() for text in axes.get_xticklabels()))
+print("labels:", *(text.get_text() for text in axes.texts))
+print("lines:", len(axes.lines))
+print("best line:", *axes.lines[-1].get_ydata())
 """
 
 
@@ -123,8 +129,7 @@ def test_prints_the_best_and_what_moves_the_score(compared):
     rows = rows_after("max_depth n_estimators mean_test_score", compared.output)[:5]
     for row, child in zip(rows, compared.children[:5], strict=True):
         params, score = child.data.params, child.data.metrics["mean_test_score"]
-        depth = params["max_depth"].replace("None", "unlimited")
-        assert row == [depth, params["n_estimators"], f"{score:.6f}"]
+        assert row == [params["max_depth"], params["n_estimators"], f"{score:.6f}"]
     moves = {}
     for name in "max_depth", "n_estimators":
         scores = {}
@@ -133,7 +138,7 @@ def test_prints_the_best_and_what_moves_the_score(compared):
             scores.setdefault(child.data.params[name], []).append(score)
         means = [sum(each) / len(each) for each in scores.values()]
         moves[name] = max(means) - min(means)
-    finding = f"max_depth moves it by {moves['max_depth']:.4f}"
+    finding = f"averaged over the other params: max_depth moves it by {moves['max_depth']:.4f}"
     finding += f" and n_estimators moves it by {moves['n_estimators']:.4f}\n"
     assert finding in compared.output
 
@@ -171,17 +176,24 @@ class Own(Registry):
     """A store of a test's own, with searches made by the client."""
 
     def log_search(self, candidates, *, tag="breast-cancer-forest", status="FINISHED", **metrics):
-        """Log a search with these (depth, trees, score, status); return its ID."""
+        """Log a search with these (depth, trees, score, status); return its ID.
+
+        Instead of depth and trees it may be a dict of other params.
+        """
         found = self.client.get_experiment_by_name("searches")
         files = (self.folder / "files").as_uri()  # not ./mlruns
         experiment = (
             found.experiment_id if found else self.client.create_experiment("searches", files)
         )
         parent = self.client.create_run(experiment, tags={"search": tag}, run_name="a search")
-        for depth, trees, score, ending in candidates:
+        for *given, score, ending in candidates:
             tags = {"mlflow.parentRunId": parent.info.run_id}
             child = self.client.create_run(experiment, tags=tags).info.run_id
-            params = [Param("max_depth", str(depth)), Param("n_estimators", str(trees))]
+            own = isinstance(given[0], dict)
+            params = (
+                given[0] if own else dict(zip(("max_depth", "n_estimators"), given, strict=True))
+            )
+            params = [Param(key, str(value)) for key, value in params.items()]
             score = [Metric("mean_test_score", score, 0, 0)] if score is not None else []
             self.client.log_batch(child, params=params, metrics=score)
             self.client.set_terminated(child, ending)
@@ -229,13 +241,77 @@ def test_without_a_scored_child_it_says_so(own):
 
 
 @pytest.mark.ci
-def test_children_without_such_params_are_left_out(own):
-    search = own.log_search([("sqrt", 16, 0.9, "FINISHED")])
-    assert own.refused("compare_runs") == (
-        f"No child of the search {search} has numbers for ['max_depth', 'n_estimators']\n"
+def test_params_that_are_words_and_numbers(own):
+    scores = {"sqrt": 0.9, "None": 0.8, "log2": 0.7, "10": 0.6, "0.5": 0.5, "1e-05": 0.4}
+    own.log_search(
+        [
+            ({"max_features": value, "criterion": word, "n_jobs": 1}, score + more, "FINISHED")
+            for value, score in scores.items()
+            for word, more in {"gini": 0, "entropy": 0.05}.items()
+        ]
     )
-    own.log_search([("sqrt", 16, 0.95, "FINISHED"), *GRID])
-    assert "3 children to compare" in own.done("compare_runs")
+    shown = own.pictures()
+    assert rows_after("criterion max_features mean_test_score", shown)[0] == [
+        "entropy",
+        "sqrt",
+        "0.95",
+    ]
+    assert "rows: criterion ['entropy', 'gini']\n" in shown
+    words = ["1e-05", "0.5", "10", "None", "log2", "sqrt"]
+    assert f"columns: max_features {words}\n" in shown
+    cells = [f"{scores[word] + more:.4f}" for more in (0.05, 0) for word in words]
+    assert f"numbers: {' '.join(cells)}\n" in shown
+    assert "axes: criterion max_features mean_test_score\n" in shown
+    assert f"labels: entropy gini {' '.join(words)} 0.4000 0.9500\n" in shown
+    assert "best line: 0.0 1.0 1.0\n" in shown
+
+
+@pytest.mark.ci
+def test_of_three_params_the_heatmap_has_the_two_that_move_the_score_most(own):
+    """A cell is the mean over the third."""
+    own.log_search(
+        [
+            ({"a": a, "b": b, "c": c}, 0.5 + 0.2 * a + 0.01 * b + 0.1 * c, "FINISHED")
+            for a in (0, 1)
+            for b in (0, 1)
+            for c in (0, 1)
+        ]
+    )
+    shown = own.pictures()
+    assert "rows: a ['0', '1']\ncolumns: c ['0', '1']\n" in shown
+    assert "numbers: 0.5050 0.6050 0.7050 0.8050\n" in shown
+    assert "a cell: mean_test_score, averaged over the other params\n" in shown
+    finding = "a moves it by 0.2000 and b moves it by 0.0100 and c moves it by 0.1000"
+    assert f"mean_test_score, averaged over the other params: {finding}\n" in shown
+    assert "title: 'Best of 8: a 1, b 1, c 1 (0.8100)'\n" in shown
+    assert "best line: 1.0 1.0 1.0 1.0\n" in shown
+
+
+@pytest.mark.ci
+def test_children_with_different_params(own):
+    linear = [({"kernel": "linear"}, 0.8, "FINISHED")]
+    other = [({"kernel": "rbf", "gamma": gamma}, 0.9 + gamma, "FINISHED") for gamma in (0.01, 0.02)]
+    own.log_search(linear + other)
+    shown = own.pictures()
+    header = "gamma kernel mean_test_score"
+    assert rows_after(header, shown)[2] == ["not", "set", "linear", "0.80"]
+    assert "rows: gamma ['0.01', '0.02', 'not set']\ncolumns: kernel ['linear', 'rbf']\n" in shown
+    assert "labelled: 3\n" in shown and "lines: 3\n" in shown
+
+
+@pytest.mark.ci
+def test_searches_with_different_params_are_listed_together(own):
+    for grid in GRID, [({"kernel": "linear"}, 0.8, "FINISHED")]:
+        search = own.log_search(grid, best_cv_score=0.9, test_accuracy=0.5)
+        for child in finished_children(own.client, own.client.get_run(search))[:1]:
+            for key, value in child.data.params.items():
+                own.client.log_param(search, f"best_{key}", value)
+    rows = rows_after(
+        "start_time params.best_kernel params.best_max_depth params.best_n_estimators",
+        own.done("compare_runs"),
+    )
+    assert rows[0][2:] == ["linear", "not", "set", "not", "set", "0.9", "0.5"]
+    assert rows[1][2:] == ["not", "set", "2", "128", "0.9", "0.5"]
 
 
 @pytest.mark.ci
@@ -286,9 +362,9 @@ def test_the_pictures_show_the_grid_and_the_finding(own):
     own.log_search([*GRID, (2, 64, 0.94, "FINISHED"), (8, 64, None, "FAILED")])
     shown = own.pictures()
     # 16 is less than 128 as a number, and no limit comes last.
-    assert "rows: ['2', 'unlimited']" in shown
-    assert "columns: ['16', '64', '128']" in shown
-    assert "cells: (2, 3) labelled: 4 lines: 4" in shown
+    assert "rows: max_depth ['2', 'None']\n" in shown
+    assert "columns: n_estimators ['16', '64', '128']\n" in shown
+    assert "cells: (2, 3) labelled: 4\n" in shown and "lines: 4\n" in shown
     assert "title: 'Best of 4: max_depth 2, n_estimators 64 (0.9400)'" in shown
     # max_depth: 0.92, 0.91; n_estimators: 0.905, 0.94, 0.92.
     finding = "max_depth moves it by 0.0100 and n_estimators moves it by 0.0350"
@@ -298,11 +374,34 @@ def test_the_pictures_show_the_grid_and_the_finding(own):
 
 @pytest.mark.ci
 def test_one_child_is_enough(own):
-    own.log_search(GRID[:1])
+    search = own.log_search(GRID[:1])
     shown = own.pictures()
-    assert "cells: (1, 1) labelled: 1 lines: 1" in shown
+    assert "cells: " not in shown and "lines: 1\n" in shown
     assert "moves it by 0.0000" in shown
     assert "best line: 0.0 0.0 0.0\n" in shown
+    assert compare_files(own.client, search) == [FILES[0], FILES[2]]
+
+
+@pytest.mark.ci
+def test_where_one_param_varies_there_is_no_heatmap(own):
+    search = own.log_search([GRID[0], GRID[2]])
+    shown = own.pictures()
+    assert (
+        "mean_test_score, averaged over the other params: n_estimators moves it by 0.0200\n"
+        in shown
+    )
+    assert "axes: n_estimators mean_test_score\n" in shown
+    assert "best line: 1.0 1.0\n" in shown
+    assert compare_files(own.client, search) == [FILES[0], FILES[2]]
+
+
+@pytest.mark.ci
+def test_children_without_params(own):
+    search = own.log_search([({}, 0.9, "FINISHED")])
+    shown = own.pictures()
+    assert "mean_test_score, averaged over the other params: none\n" in shown
+    assert "axes: mean_test_score\n" in shown
+    assert compare_files(own.client, search) == [FILES[0], FILES[2]]
 
 
 @pytest.mark.ci
@@ -318,7 +417,8 @@ def test_a_large_search_is_shown_whole_and_counted_by_pages(own):
     assert len(page) == 1000 < failed and page.token
     shown = own.pictures()
     assert f"{3600 - failed:,} children to compare, {failed:,} didn't finish" in shown
-    assert re.search(r"cells: \(\d\d, \d\d\) labelled: 0 lines: 400\n", shown)
+    assert re.search(r"cells: \(\d\d, \d\d\) labelled: 0\n", shown)
+    assert "lines: 400\n" in shown
     assert own.csv(search).count("\n") == 3600 - failed + 1
 
 

@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 import requests
+from lessons import copy_with_grid
 from mlflow import MlflowClient
-from running import ROOT, run_script
-from sentences import assert_success
+from running import PYTHON, ROOT, run, run_script, uri
+from searches import finished, name_of, searches_in
+from sentences import assert_one_sentence, assert_success
 from services import Server
 from stores import children_of
 
@@ -36,8 +38,7 @@ def test_every_candidate_is_a_finished_child(store):
         folds = [metrics[split] for split in SPLITS]
         assert metrics["mean_test_score"] == pytest.approx(sum(folds) / 5)
         assert metrics["mean_fit_time"] > 0
-        depth = child.data.params["max_depth"].replace("None", "unlimited")
-        assert child.info.run_name == f"{child.data.params['n_estimators']} trees, depth {depth}"
+        assert child.info.run_name == name_of(child.data.params)
     ranks = [child.data.metrics["rank_test_score"] for child in children]
     means = [child.data.metrics["mean_test_score"] for child in children]
     assert ranks[0] == 1
@@ -111,9 +112,58 @@ def test_agrees_with_the_untracked_search(store, untracked):
 def test_prints_the_top_five(store):
     _, output = store.lesson("hypertune2")
     table = output.split("mean_test_score  std_test_score\n")[1].splitlines()[:5]
-    assert [row.split()[:3] for row in table][0] == ["128", "8", "1"]
+    assert [row.split()[:3] for row in table][0] == ["8", "128", "1"]
     assert [row.split()[2] for row in table] == ["1", "2", "2", "2", "5"]
     assert "See them: " in output
+
+
+def search(folder, grid):
+    """Run the lesson with this GRID; return the process, the parent and its children."""
+    script = copy_with_grid(folder, "hypertune2", grid)
+    result = run([PYTHON, script], folder, MLFLOW_TRACKING_URI=uri(folder))
+    ((parent, children),) = searches_in(uri(folder), "hypertune2")
+    return result, parent, children
+
+
+@pytest.mark.ci
+def test_a_candidate_that_fails_is_a_failed_child_with_its_reason(folder):
+    result, parent, children = search(folder, {"n_estimators": [-1, 16], "max_depth": [2, -3]})
+    assert result.returncode == 0
+    assert "15 fits failed out of a total of 20" in result.stderr  # scikit-learn's own warning
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["best_n_estimators"] == "16"
+    assert list(finished(children)) == ["max_depth 2, n_estimators 16"]
+    failed = {child.info.run_name: child for child in children if child.info.status == "FAILED"}
+    # scikit-learn looks at max_depth first.
+    reasons = {
+        "max_depth -3, n_estimators -1": ("max_depth", -3),
+        "max_depth -3, n_estimators 16": ("max_depth", -3),
+        "max_depth 2, n_estimators -1": ("n_estimators", -1),
+    }
+    assert sorted(failed) == sorted(reasons) and len(children) == 4
+    for name, (param, value) in reasons.items():
+        assert failed[name].data.metrics == {}
+        error = failed[name].data.tags["error"]
+        assert error.startswith(f"InvalidParameterError: The '{param}' parameter of Random")
+        assert error.endswith(f"Got {value} instead.")
+    # What draws a search takes it.
+    compared = run_script("compare_runs", folder, MLFLOW_TRACKING_URI=uri(folder))
+    assert "1 children to compare, 3 didn't finish" in assert_success(compared)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("grid", "reason"),
+    [
+        ({"n_estimators": [-1], "max_depth": [2, 4]}, "range [1, inf). Got -1 instead."),
+        ({"depth": [2, 4]}, "Invalid parameter 'depth' for estimator RandomForestClassifier"),
+    ],
+)
+def test_where_nothing_can_be_fitted_it_says_why_in_one_line(folder, grid, reason):
+    result, parent, children = search(folder, grid)
+    sentence = assert_one_sentence(result, reason, longest=700)
+    assert sentence.startswith("Nothing could be fitted: ")
+    assert (parent.info.status, children) == ("FAILED", [])
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from searches import (
 )
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import ParameterGrid, train_test_split
 
 # Two of these four share the first rank.
 FOUR = {"n_estimators": [16, 32], "max_depth": [8, None]}
@@ -60,7 +60,8 @@ def test_children_are_those_of_hypertune2(searched):
     assert len(children) == 4
     assert_found(parent, children, FOUR)
     for child in children:
-        assert child.data.tags["candidate"] == child.info.run_name
+        params = ParameterGrid(FOUR)[int(child.data.tags["candidate"])]
+        assert child.data.params == {key: str(value) for key, value in params.items()}
         assert child.data.tags["host"] == os.uname().nodename
 
 
@@ -104,11 +105,11 @@ def test_it_prints_the_result(searched):
     told = f"""
 Fitting 5 folds of each candidate: some seconds
 4 candidates: 4 done, 0 failed, 0 skipped
-                           rank_test_score  mean_test_score  std_test_score
-16 trees, depth 8                        1         0.953846        0.014579
-32 trees, depth 8                        1         0.953846        0.012815
-32 trees, depth unlimited                3         0.949451        0.011207
-16 trees, depth unlimited                4         0.947253        0.018906
+                                 rank_test_score  mean_test_score  std_test_score
+max_depth 8, n_estimators 16                   1         0.953846        0.014579
+max_depth 8, n_estimators 32                   1         0.953846        0.012815
+max_depth None, n_estimators 32                3         0.949451        0.011207
+max_depth None, n_estimators 16                4         0.947253        0.018906
 best parameters: {{'max_depth': 8, 'n_estimators': 16}}
 cross-validation accuracy: 0.9538
 test accuracy: 0.9649
@@ -127,7 +128,7 @@ def test_a_failing_candidate_is_a_failed_child(folder):
     ((parent, children),) = searches_in(uri(folder))
     assert parent.info.status == "FINISHED"
     assert parent.data.params["best_n_estimators"] == "16"
-    assert list(finished(children)) == ["16 trees, depth 2"]
+    assert list(finished(children)) == ["max_depth 2, n_estimators 16"]
     (failed,) = [child for child in children if child.info.status == "FAILED"]
     assert failed.data.params["n_estimators"] == "0"
     assert failed.data.tags["error"].startswith("InvalidParameterError: ")
@@ -175,10 +176,12 @@ def test_a_candidate_that_kills_its_workers(folder):
     env["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"
     assert "\n2 candidates: 1 done, 1 failed, 0 skipped\n" in search(folder, TWO, **env)
     ((parent, children),) = searches_in(uri(folder))
-    assert parent.info.status == "FINISHED" and list(finished(children)) == ["16 trees, depth 2"]
+    assert parent.info.status == "FINISHED" and list(finished(children)) == [
+        "max_depth 2, n_estimators 16"
+    ]
     assert statuses(children) == ["FAILED", "FINISHED", "KILLED"]
     (failed,) = [child for child in children if child.info.status == "FAILED"]
-    assert failed.data.tags["candidate"] == "32 trees, depth 2"
+    assert failed.info.run_name == "max_depth 2, n_estimators 32"
     assert "2 different workers" in failed.data.tags["error"]
 
 

@@ -250,9 +250,7 @@ def test_database_stopped_in_mid_search_and_started_again(team, tmp_path):
         # /health speaks of MLflow alone.
         assert requests.get(f"{team.uri}/health", timeout=30).text == "OK"
         result = run_script("basic_run", tmp_path, **team.client("ada"))
-        assert_one_sentence(
-            result, "too many 50", "error responses", "the-place-for-the-runs"
-        )
+        assert_one_sentence(result, "too many 50", "error responses", "the-place-for-the-runs")
     finally:
         team.postgres.start()
     assert_search_is_whole(team, process)
