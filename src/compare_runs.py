@@ -62,8 +62,8 @@ if len(varying) > 1:
     label = {"label": f"{SCORE}, averaged over the other params"}
     sns.heatmap(grid, annot=grid.size <= 50, fmt=".4f", cmap="cividis", cbar_kws=label, ax=axes)
     axes.tick_params(axis="y", rotation=0)
-    best = ", ".join(f"{name} {table[name][0]}" for name in varying)
-    axes.set_title(f"Best of {len(table):,}: {best} ({table[SCORE][0]:.4f})", wrap=True)
+    best = ", ".join(f"{name} {table[name][0]}" for name in (rows, columns))
+    axes.set_title(f"Best of {len(table):,}: {best} ({table[SCORE][0]:.4f})")
     # To a run that has ended. start_run(run_id=...) would set it RUNNING, then a new end time.
     client.log_figure(parent.run_id, heatmap, "compare/heatmap.png")
 

@@ -77,11 +77,11 @@ with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=
     test_accuracy = search.score(X_test, test["target"])
     mlflow.log_metrics({"best_cv_score": search.best_score_, "test_accuracy": test_accuracy})
     # A picture of two params that vary. As text, since a value may be None or a list
-    table = pd.DataFrame(list(results["params"]), results.index, dtype=object).map(str)
+    table = pd.DataFrame(search.cv_results_["params"], dtype=object).map(str)
     varying = [key for key in table if table[key].nunique() > 1]
     table = table.replace("nan", "not set").join(results[SCORES])
     if len(varying) > 1:
-        cells = table.sort_index().pivot_table("mean_test_score", *varying[:2], sort=False)
+        cells = table.pivot_table("mean_test_score", *varying[:2], sort=False)
         label = {"label": "mean_test_score, averaged over the other params"}
         axes = sns.heatmap(cells, annot=cells.size <= 50, fmt=".4f", cmap="cividis", cbar_kws=label)
         axes.tick_params(axis="y", rotation=0)
@@ -95,7 +95,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=
     mlflow.sklearn.log_model(best, name="best-forest", signature=signature, **options)
 
 # %% Result
-print(table.head().to_string(index=False))
+print(table.loc[results.index].head().to_string(index=False))
 print(f"best parameters: {search.best_params_}")
 print(f"cross-validation accuracy: {search.best_score_:.4f}\ntest accuracy: {test_accuracy:.4f}")
 print(f'Run "{parent.info.run_name}", ID {parent.info.run_id}, with {len(results)} children')

@@ -56,6 +56,24 @@ def test_a_cluster(folder, cluster):
     assert (old.data.params, old.data.metrics, old.info.status) == ({}, {}, "RUNNING")
 
 
+def test_a_password_isnt_sent_to_a_cluster(folder):
+    """The workers have their own, in their environment."""
+    server = Server(folder, "server", "--workers", "1", **WITHOUT_JOBS)
+    address = server.uri.replace("://", "://ada:secret@")
+    cluster = Cluster(folder)
+    try:
+        cluster.add_worker("a", MLFLOW_TRACKING_URI=address)
+        env = {"MLFLOW_TRACKING_URI": address, "DASK_SCHEDULER_ADDRESS": cluster.address}
+        printed = search(folder, ONE, **env)
+    finally:
+        cluster.stop()
+        server.stop()
+    told = "\nMLFLOW_TRACKING_URI has a password: set it in the workers' environment too\n"
+    assert told in printed and "secret" not in printed
+    ((parent, children),) = searches_in(uri(folder))
+    assert_found(parent, children, ONE)
+
+
 def test_dead_scheduler(folder):
     address = f"tcp://127.0.0.1:{free_port()}"
     began = time.monotonic()

@@ -283,7 +283,7 @@ def test_of_three_params_the_heatmap_has_the_two_that_move_the_score_most(own):
     assert "a cell: mean_test_score, averaged over the other params\n" in shown
     finding = "a moves it by 0.2000 and b moves it by 0.0100 and c moves it by 0.1000"
     assert f"mean_test_score, averaged over the other params: {finding}\n" in shown
-    assert "title: 'Best of 8: a 1, b 1, c 1 (0.8100)'\n" in shown
+    assert "title: 'Best of 8: a 1, c 1 (0.8100)'\n" in shown
     assert "best line: 1.0 1.0 1.0 1.0\n" in shown
 
 

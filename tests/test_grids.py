@@ -4,7 +4,7 @@ import re
 from statistics import mean
 
 import pytest
-from lessons import SRC, copy_with_grid
+from lessons import SRC, copy_with_grid, with_grid
 from registry import Registry
 from running import PYTHON, run, uri
 from searches import finished, name_of, searches_in
@@ -84,6 +84,25 @@ def heatmap_of(candidates, scores, best):
         "a cell: mean_test_score, averaged over the other params",
         f"title: Best of {len(table)}: {best} ({max(scores):.4f})",
     ]
+
+
+def test_copies_without_connect(tmp_path):
+    """In somebody's project, where MLflow itself reads MLFLOW_TRACKING_URI."""
+    for name in ("hypertune1", "hypertune2", "compare_runs", "hypertune3"):
+        text = (SRC / f"{name}.py").read_text()
+        if name != "compare_runs":
+            text = with_grid(text, {"n_estimators": [16], "max_depth": [4, 8]})
+        lines = [line for line in text.splitlines() if "connect" not in line]
+        (tmp_path / f"{name}.py").write_text("\n".join(lines))
+        command = [PYTHON, tmp_path / f"{name}.py"]
+        result = run(command, tmp_path, MLFLOW_TRACKING_URI=uri(tmp_path))
+        assert result.returncode == 0, result.stderr
+    for name in "hypertune2", "hypertune3":
+        ((parent, children),) = searches_in(uri(tmp_path), name)
+        assert parent.info.status == "FINISHED" and len(finished(children)) == 2
+    (search,) = searches_in(uri(tmp_path), "hypertune2")
+    files = Registry(tmp_path).client.list_artifacts(search[0].info.run_id, "compare")
+    assert sorted(file.path for file in files) == ["compare/children.csv", "compare/parallel.png"]
 
 
 @pytest.mark.parametrize("key", GRIDS)

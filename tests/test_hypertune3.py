@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from filled import move_store
 from mlflow import MlflowClient
-from running import run_script, uri
+from running import PYTHON, ROOT, run, run_script, uri
 from searches import (
     ONE,
     RESULT,
@@ -133,6 +133,65 @@ def test_a_failing_candidate_is_a_failed_child(folder):
     assert failed.data.params["n_estimators"] == "0"
     assert failed.data.tags["error"].startswith("InvalidParameterError: ")
     assert "n_estimators" in failed.data.tags["error"]
+
+
+@pytest.mark.ci
+def test_importing_it_leaves_the_signal_handlers(tmp_path):
+    """Only Dask's workers on this machine ignore Ctrl-C."""
+    code = """
+import signal
+before = signal.getsignal(signal.SIGINT)
+import hypertune3
+print(signal.getsignal(signal.SIGINT) == before != signal.SIG_IGN)
+"""
+    result = run([PYTHON, "-c", code], tmp_path, PYTHONPATH=str(ROOT / "src"))
+    assert (result.stdout, result.stderr, result.returncode) == ("True\n", "", 0)
+
+
+# Writes how often the search's own process makes bytes of the training rows.
+COUNT_ROWS = """
+import multiprocessing
+from pathlib import Path
+import pandas
+real = pandas.DataFrame.__getstate__
+def getstate(self):
+    if self.shape == (455, 30) and not multiprocessing.parent_process():
+        with Path("sent").open("a") as sent:
+            sent.write("x")
+    return real(self)
+pandas.DataFrame.__getstate__ = getstate
+"""
+
+
+@pytest.mark.ci
+def test_the_rows_are_sent_once(folder):
+    search(folder, FOUR, COUNT_ROWS)
+    assert (folder / "sent").read_text() == "x"
+    ((parent, children),) = searches_in(uri(folder))
+    assert_found(parent, children, FOUR)
+
+
+@pytest.mark.ci
+def test_no_password_is_in_a_task(folder):
+    """What looks like one isn't sent; the workers here inherit it."""
+    patch = """
+import cloudpickle, distributed
+from pathlib import Path
+for name in "submit", "map":
+    def patched(self, *args, real=getattr(distributed.Client, name), **kwargs):
+        with Path("tasks").open("ab") as tasks:
+            tasks.write(cloudpickle.dumps((args, kwargs)))
+        return real(self, *args, **kwargs)
+    setattr(distributed.Client, name, patched)
+"""
+    own = folder / "ada:secret@host"
+    own.mkdir()
+    shutil.copy(folder / "mlflow.db", own)
+    search(folder, TWO, patch, MLFLOW_TRACKING_URI=uri(own))
+    tasks = (folder / "tasks").read_bytes()
+    assert b"n_estimators" in tasks and b"secret" not in tasks
+    ((parent, children),) = searches_in(uri(own))
+    assert_found(parent, children, TWO)
 
 
 def test_without_dask(tmp_path):
