@@ -32,7 +32,7 @@ SOURCE = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnos
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 SCRIPT = globals().get("__file__", "hypertune2.py")  # a notebook has no __file__
 
-connect()
+connected = connect()
 exit_on_interrupt()
 experiment_id = mlflow.set_experiment("hypertune2").experiment_id
 
@@ -51,10 +51,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=
     mlflow.log_artifact(SCRIPT)
     print(f"Fitting {FOLDS} folds of each candidate: some seconds", flush=True)
     search = GridSearchCV(MODEL, GRID, cv=FOLDS, n_jobs=-1)
-    try:
-        search.fit(X, y)  # 16 candidates x 5 folds, and the best once more on all training rows
-    except ValueError as error:  # its last line is the reason
-        raise SystemExit(f"Nothing could be fitted: {str(error).splitlines()[-1]}") from None
+    search.fit(X, y)  # 16 candidates x 5 folds, and the best once more on all training rows
 
     # One child a candidate, worst first, because the UI shows the newest on top
     results = pd.DataFrame(search.cv_results_).sort_values("rank_test_score", kind="stable")
@@ -99,4 +96,5 @@ print(table.loc[results.index].head().to_string(index=False))
 print(f"best parameters: {search.best_params_}")
 print(f"cross-validation accuracy: {search.best_score_:.4f}\ntest accuracy: {test_accuracy:.4f}")
 print(f'Run "{parent.info.run_name}", ID {parent.info.run_id}, with {len(results)} children')
+print(f"{connected}/#/experiments/{experiment_id}/runs")
 print("Next: look at them, then python src/log_dataset.py")
