@@ -49,12 +49,12 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
                     error = cause
                 told = f"Can't use {variable}={place}: {' '.join(str(error).split())[:300]}"
                 told = told.replace(place, re.sub(SECRET, "", place))
-                sys.exit(f"{told}; see docs/troubleshooting.md#the-place-for-the-runs")
+                sys.exit(f"{told}; see docs/reference/troubleshooting.md#the-place-for-the-runs")
     ui, option = shown if uri.startswith("http") else "http://127.0.0.1:5000", ""
     if named or Path.cwd() != ROOT:
         option = " --backend-store-uri " + (f'"{uri}"' if os.name == "nt" else shlex.quote(uri))
     looks = {"http": f"open {ui}", "sqlite": f"mlflow ui --port 5000{option}, then open {ui}"}
-    look = looks.get(re.split("s?:", uri)[0], "docs/where-runs-go.md says how")
+    look = looks.get(re.split("s?:", uri)[0], "docs/guides/where-runs-go.md says how")
     print(f"See them: {look}", flush=True)
     return ui
 

@@ -6,13 +6,18 @@ import sys
 
 from running import ROOT, run
 
-DOCS = ROOT / "docs"
+
+def text_of(page):
+    """The text of a guide or a reference page, by its name."""
+    folders = [ROOT / "docs" / "guides", ROOT / "docs" / "reference"]
+    (path,) = [folder / page for folder in folders if (folder / page).exists()]
+    return path.read_text()
 
 
 def tables(page):
-    """{heading: rows} of docs/PAGE, a row a list of its cells, less head and marks of surprise."""
+    """{heading: rows} of PAGE, a row a list of its cells, less head and marks of surprise."""
     found = {}
-    for part in re.split(r"^## ", (DOCS / page).read_text(), flags=re.MULTILINE):
+    for part in re.split(r"^## ", text_of(page), flags=re.MULTILINE):
         # Cells are `code` and words: none holds a bar.
         lines = [line for line in part.splitlines() if line.startswith("|")]
         if lines:
@@ -23,7 +28,7 @@ def tables(page):
 
 
 def rows(page):
-    """All rows of docs/PAGE by their first cell."""
+    """All rows of PAGE by their first cell."""
     listed = [row for table in tables(page).values() for row in table]
     named = {first: others for first, *others in listed}
     assert len(named) == len(listed), "two rows with the same first cell"
@@ -41,8 +46,8 @@ def code(cell):
 
 
 def blocks(page, kind, heading=""):
-    """The fenced blocks of docs/PAGE of one kind, such as python; of the section HEADING only."""
-    text = (DOCS / page).read_text()
+    """The fenced blocks of PAGE of one kind, such as python; of the section HEADING only."""
+    text = text_of(page)
     text = text[text.index(heading) :]
     text = text.split("\n## ")[0] if heading else text
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.M | re.S)

@@ -1,4 +1,4 @@
-"""Every row of docs/autolog.md against real runs: its cell *Recorded* is measured anew."""
+"""Every row of reference/autolog.md against real runs: its cell *Recorded* is measured anew."""
 
 import pytest
 from doc_tables import results, rows

@@ -1,15 +1,15 @@
-"""The text of docs/benchmarks.md says what its own tables show."""
+"""The text of docs/reference/benchmarks.md says what its own tables show."""
 
 import re
 from statistics import median
 
 import pytest
-from doc_tables import DOCS, tables
+from doc_tables import tables, text_of
 from running import ROOT
 
 pytestmark = pytest.mark.ci
 PAGE = tables("benchmarks.md")
-TEXT = " ".join((DOCS / "benchmarks.md").read_text().split())
+TEXT = " ".join(text_of("benchmarks.md").split())
 NUMBERS = {"one": 1, "two": 2, "twice": 2, "five": 5, "seven": 7, "eight": 8, "ten": 10}
 NUMBERS |= {"twelve": 12, "fourteen": 14, "half": 1 / 2, "a third": 1 / 3, "two thirds": 2 / 3}
 NUMBERS |= {"a quarter": 1 / 4, "a seventh": 1 / 7, "a twelfth": 1 / 12}
@@ -46,9 +46,7 @@ def compared(what, count="10,000"):
 
 # What a child costs: two tables.
 CHILD = PAGE["What a child costs"]
-HEADS = next(
-    line for line in (DOCS / "benchmarks.md").read_text().splitlines() if "| separate |" in line
-)
+HEADS = next(line for line in text_of("benchmarks.md").splitlines() if "| separate |" in line)
 FORMS = [cell.strip() for cell in HEADS.split("|")[3:-1]]
 SECOND = next(number for number, row in enumerate(CHILD) if row[0] == "Form")
 GROWTH = {row[0]: medians(row[1:])[-1] for row in CHILD[SECOND + 2 :]}
@@ -214,13 +212,13 @@ CLAIMS = {
 # Each section's command, and how many rounds its table has been made with.
 COMMANDS = re.findall(
     r"^## ([^\n]+)\n(?:(?!^##).)*?^python benchmarks/(\w+)\.py(.*?)$",
-    (DOCS / "benchmarks.md").read_text(),
+    text_of("benchmarks.md"),
     re.MULTILINE | re.DOTALL,
 )
 
 
 def test_every_command_is_found():
-    text = (DOCS / "benchmarks.md").read_text()
+    text = text_of("benchmarks.md")
     assert len(COMMANDS) == len(re.findall(r"^python benchmarks/", text, re.MULTILINE)) == 8
 
 
@@ -230,7 +228,7 @@ def test_the_text_says_how_many_rounds_the_command_makes(heading, script, option
     (default,) = re.findall(r'"--rounds", type=int, default=(\d+)', source)
     rounds = int((re.findall(r"--rounds (\d+)", options) or [default])[0])
     words = {2: "two rounds", 3: "three rounds", 5: "five rounds", 8: "eight times"}
-    section = (DOCS / "benchmarks.md").read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    section = text_of("benchmarks.md").split(f"## {heading}\n")[1].split("\n## ")[0]
     assert [text for text in words.values() if re.search(rf"\b{text}\b", section)] == [
         words[rounds]
     ]

@@ -1,4 +1,4 @@
-"""What docs/housekeeping.md says of many runs, and of a parent and its children."""
+"""What docs/guides/housekeeping.md says of many runs, and of a parent and its children."""
 
 import sqlite3
 import sys

@@ -1,4 +1,4 @@
-"""The commands of docs/older-tutorials.md turn an old ./mlruns into a database that says the same,
+"""The commands of reference/older-tutorials.md turn an old ./mlruns into a database that says the same,
 and that MLflow opens by default."""
 
 import hashlib
@@ -7,11 +7,11 @@ import re
 import sys
 
 import pytest
-from doc_tables import DOCS, blocks
+from doc_tables import blocks, text_of
 from running import run
 
 pytestmark = [pytest.mark.ci, pytest.mark.facts]
-PAGE = (DOCS / "older-tutorials.md").read_text()
+PAGE = text_of("older-tutorials.md")
 SECTION = PAGE[PAGE.index("## An old ./mlruns folder") :]
 MARKED = (
     r'^<!-- skip: next "run by tests/test_migrate_filestore\.py[^\n]*" -->\n```bash\n(.*?)^```$'

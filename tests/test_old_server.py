@@ -1,4 +1,4 @@
-"""A server of MLflow 2, which has no logged models: what docs/troubleshooting.md says of it."""
+"""A server of MLflow 2, which has no logged models: what reference/troubleshooting.md says of it."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 import requests
 from dagshub_standin import DagsHub, dagshub_run
-from doc_tables import DOCS, blocks
+from doc_tables import blocks, text_of
 from mlflow import MlflowClient
 from running import run, run_script
 from sentences import assert_one_sentence
@@ -14,7 +14,7 @@ from services import Server
 from stores import runs_of
 
 pytestmark = [pytest.mark.ci, pytest.mark.facts]
-PAGE = (DOCS / "troubleshooting.md").read_text()
+PAGE = text_of("troubleshooting.md")
 FOREST = re.search(r"cat > forest.py <<'END'\n(.*?)END\n", PAGE, re.DOTALL)[1]
 MESSAGE, PRINTED = blocks("troubleshooting.md", "text", "## 404 on")
 (CURE,) = blocks("troubleshooting.md", "python", "## 404 on")

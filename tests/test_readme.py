@@ -12,14 +12,14 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")
 LEFT_OUT = {
     "CONTRIBUTING.md": 6,
     "README.md": 3,
-    "docs/benchmarks.md": 8,
-    "docs/interrupts.md": 1,
+    "docs/reference/benchmarks.md": 8,
+    "docs/guides/interrupts.md": 1,
     "docs/lessons/dagshub_run.md": 2,
     "docs/lessons/hypertune3.md": 1,
-    "docs/notebooks.md": 1,
-    "docs/older-tutorials.md": 5,
-    "docs/team-server.md": 9,
-    "docs/troubleshooting.md": 4,
+    "docs/guides/notebooks.md": 1,
+    "docs/reference/older-tutorials.md": 5,
+    "docs/guides/team-server.md": 9,
+    "docs/reference/troubleshooting.md": 4,
 }
 COMMENTS = [
     r'<!-- skip: next "\w.{10,}" -->',

@@ -1,4 +1,4 @@
-"""Every row of docs/runs.md against real runs: its last cell is measured anew."""
+"""Every row of docs/reference/runs.md against real runs: its last cell is measured anew."""
 
 import pytest
 from doc_tables import ROOT, results, tables

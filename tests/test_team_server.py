@@ -19,7 +19,7 @@ import pytest
 import requests
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from doc_tables import DOCS, rows
+from doc_tables import rows, text_of
 from dotenv import dotenv_values
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -33,7 +33,7 @@ from stores import children_of, runs_of
 from team import FOLDER, compose, missing
 
 pytestmark = pytest.mark.ci
-PAGE = (DOCS / "team-server.md").read_text()
+PAGE = text_of("team-server.md")
 NOTICE = "Retrying "
 
 

@@ -17,7 +17,7 @@ from running import ENV, PYTHON, ROOT, run
 from sentences import assert_one_sentence, assert_success
 from services import free_port
 
-HELP = "; see docs/troubleshooting.md#the-place-for-the-runs"
+HELP = "; see docs/reference/troubleshooting.md#the-place-for-the-runs"
 LESSON = "import mlflow; from tracking import connect; connect(); "
 
 
@@ -263,7 +263,7 @@ def test_folder_works(uri, tmp_path):
     folder = tmp_path / uri.removeprefix("file:")
     result = connecting(folder.as_uri() if uri.startswith("file:") else uri, tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.endswith("\nSee them: docs/where-runs-go.md says how\n")
+    assert result.stdout.endswith("\nSee them: docs/guides/where-runs-go.md says how\n")
     assert (folder / "0" / "meta.yaml").exists()
 
 

@@ -1,4 +1,4 @@
-"""What docs/troubleshooting.md shows and a page's own test can't run."""
+"""What docs/reference/troubleshooting.md shows and a page's own test can't run."""
 
 import http.server
 import os
@@ -11,12 +11,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from doc_tables import DOCS, blocks, codes, tables
+from doc_tables import blocks, codes, tables, text_of
 from running import PYTHON, ROOT, make_repo, run, uri
 from sentences import assert_one_sentence
 
 pytestmark = [pytest.mark.ci, pytest.mark.facts]
-PAGE = (DOCS / "troubleshooting.md").read_text()
+PAGE = text_of("troubleshooting.md")
 LOG = """
 import mlflow
 with mlflow.start_run() as run:
