@@ -1,4 +1,4 @@
-"""Fit the models of reference/autolog.md and print as JSON what MLflow recorded, in the page's words.
+"""Fit the models of autolog.md and print as JSON what MLflow recorded, in the page's words.
 
 Each function is a case: it runs in a fork with a store of its own, and yields the first cell of a
 row and what the cell *Recorded* has to be. Advice that is code is executed as it stands.

@@ -1,4 +1,4 @@
-"""Do what the rows of reference/runs.md say and print as JSON what is left behind, in the page's words.
+"""Do what the rows of runs.md say and print as JSON what is left behind, in the page's words.
 
 Each row is done in a fork with a store of its own. Code in the page is executed as it stands: LEFT
 has what to look at afterwards. A row in words has a case, a function that does and measures it.

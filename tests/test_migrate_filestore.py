@@ -1,4 +1,4 @@
-"""The commands of reference/older-tutorials.md turn an old ./mlruns into a database that says the same,
+"""The commands of older-tutorials.md turn an old ./mlruns into a database that says the same,
 and that MLflow opens by default."""
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A server of MLflow 2, which has no logged models: what reference/troubleshooting.md says of it."""
+"""A server of MLflow 2, which has no logged models: what troubleshooting.md says of it."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Every row of the table in reference/older-tutorials.md is run: the older form prints the words that
+"""Every row of the table in older-tutorials.md is run: the older form prints the words that
 the page quotes and has the effect that it states, today's form works without a warning."""
 
 import json
