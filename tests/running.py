@@ -32,7 +32,7 @@ ENV["PATH"] = f"{SHARED}{os.pathsep}{ENV['PATH']}"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run(command, cwd, *, input=None, timeout=300, **env):
+def run(command, cwd, *, input=None, timeout=300, encoding=None, **env):
     """Run COMMAND in the folder CWD; return the finished process with its text."""
     return subprocess.run(
         command,
@@ -42,6 +42,7 @@ def run(command, cwd, *, input=None, timeout=300, **env):
         timeout=timeout,
         capture_output=True,
         text=True,
+        encoding=encoding,
     )
 
 

@@ -43,6 +43,15 @@ def contents(uri):
     return found
 
 
+def contents_without_source(folder):
+    """What the store of the repo in FOLDER holds, without what MLflow says of the program."""
+    found = contents(f"sqlite:///{folder}/mlflow.db") if (folder / "mlflow.db").exists() else {}
+    for name, (*_, runs) in found.items():
+        for run in runs if not name.startswith("model ") else []:
+            run["tags"] = {k: v for k, v in run["tags"].items() if "mlflow.source." not in k}
+    return found
+
+
 def described(client, run):
     """What the run holds; a time, and hypertune3's own process, are only said to be there."""
     tags = run.data.tags | ({"process": "a number"} if "process" in run.data.tags else {})

@@ -14,7 +14,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from running import LESSONS, ROOT, run_script, uri
 from sentences import REPORTS, assert_success
 from services import ENV, WITHOUT_JOBS, Server
-from stores import contents, runs_of
+from stores import contents_without_source, runs_of
 
 # dagshub_run isn't among them: it needs a stand-in of the site, see its own test.
 NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
@@ -35,15 +35,6 @@ INTERRUPT = """
 def test_cells_begin_in_the_first_column(script):
     """VS Code and jupytext split at an indented one too, in the middle of a `with` block."""
     assert not re.findall(r"^[ \t]+# ?%%.*", script.read_text(), re.MULTILINE)
-
-
-def stored(folder):
-    """What the store of the repo in FOLDER holds, without what MLflow says of the program."""
-    found = contents(uri(folder)) if (folder / "mlflow.db").exists() else {}
-    for name, (*_, runs) in found.items():
-        for run in runs if not name.startswith("model ") else []:
-            run["tags"] = {k: v for k, v in run["tags"].items() if "mlflow.source." not in k}
-    return found
 
 
 def assert_same_pictures(cells, script):
@@ -71,7 +62,7 @@ def test_cells_print_and_store_what_the_script_does(name, tmp_path):
         assert not REPORTS.sub("", printed(notebook, "stderr"))
         texts = printed_there.replace(str(script), ""), printed(notebook).replace(str(folder), "")
         assert normalised(texts[1]) == normalised(texts[0])
-        assert stored(folder) == stored(script)
+        assert contents_without_source(folder) == contents_without_source(script)
         assert_same_pictures(folder, script)
 
 

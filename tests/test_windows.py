@@ -1,0 +1,149 @@
+"""The lessons without what Windows lacks, and with what it has: cp1252, CRLF, folders' names."""
+
+import getpass
+
+import pytest
+from dagshub_standin import DagsHub, settings
+from filled import BEFORE, copy_repo, repo_after
+from forks import IMPORTED
+from mlflow import MlflowClient
+from patched import run_patched
+from running import LESSONS, PYTHON, ROOT, run, uri
+from sentences import assert_success
+from services import WITHOUT_JOBS, Server
+from stores import contents_without_source
+
+# dagshub_run isn't among them: it needs a stand-in of the site, see below.
+NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
+# What the libraries looked up when they were imported is theirs; a lesson finds it missing.
+LACKS = f"""
+import os, signal
+import {", ".join(IMPORTED)}
+for name in '''
+    chown fork forkpty getegid geteuid getgid getgroups getloadavg getpgid getpgrp getuid killpg
+    mkfifo nice register_at_fork sched_getaffinity setpgid setsid statvfs uname wait3 wait4
+'''.split():
+    delattr(os, name)
+for name in '''
+    SIGALRM SIGCHLD SIGHUP SIGKILL SIGPIPE SIGQUIT SIGUSR1 SIGUSR2 alarm getitimer pause
+    pthread_kill pthread_sigmask setitimer sigwait
+'''.split():
+    delattr(signal, name)
+"""
+# Output that goes to a file or a pipe; "?" instead of an error would hide a letter.
+CONSOLE = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+# Python asks os.getuid for the user's name only if no variable says it; on Windows this one does.
+USER = {"USERNAME": getpass.getuser()}
+
+
+def in_documents(tmp_path, *names):
+    """A copy of the repo in a folder as Windows has it, with its line ends; and the variables."""
+    folder = tmp_path / "Jürgen" / "My Documents"
+    copy_repo(folder, *names)
+    for path in (folder / "src").glob("*.py"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    temp = tmp_path / "Jürgen" / "Temp"
+    temp.mkdir()
+    return folder, CONSOLE | USER | dict.fromkeys(["TEMP", "TMP", "TMPDIR"], str(temp))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "basic_run" else pytest.param(name, marks=pytest.mark.ci) for name in NAMES],
+)
+def test_a_lesson_needs_nothing_that_windows_lacks(name, tmp_path):
+    folder, env = in_documents(tmp_path, *BEFORE.get(name, []))
+    lacks = LACKS
+    if name == "hypertune3":  # it starts processes as Linux does, and for that needs these
+        for kept in "getuid", "pthread_sigmask":
+            assert kept in lacks
+            lacks = lacks.replace(f"{kept} ", "")
+    assert_success(run_patched(name, lacks, folder, root=folder, encoding="cp1252", **env))
+    if name == "hypertune1":  # it stores nothing
+        assert not (folder / "mlflow.db").exists()
+        return
+    found = contents_without_source(folder)
+    expected = contents_without_source(repo_after([*BEFORE.get(name, []), name]))
+    if name == "hypertune3":  # the fingerprint is of the script's bytes
+        for store in found, expected:
+            assert [run["tags"].pop("fingerprint", 0) for run in store[name][2]]
+    assert found == expected
+
+
+@pytest.mark.ci
+def test_a_script_with_windows_line_ends_runs_from_a_folder_with_a_space(tmp_path):
+    folder, env = in_documents(tmp_path)
+    script = folder / "src" / "basic_run.py"
+    assert b"\r\n" in script.read_bytes()
+    printed = assert_success(run([PYTHON, script], tmp_path, encoding="cp1252", **env))
+    assert f"Runs go to sqlite:///{folder}/mlflow.db\n" in printed
+    assert contents_without_source(folder) == contents_without_source(repo_after(["basic_run"]))
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("temp", ["Jürgen", "ascii"])
+def test_joblib_needs_a_temporary_folder_with_an_ascii_name(temp, tmp_path):
+    """Elsewhere than on Linux, joblib's own folder is in the user's temporary folder."""
+    folder, env = in_documents(tmp_path)
+    env |= {"JOBLIB_TEMP_FOLDER": str(tmp_path / temp), "LOKY_MAX_CPU_COUNT": "2"}
+    result = run([PYTHON, folder / "src/hypertune1.py"], folder, encoding="cp1252", **env)
+    if temp == "ascii":
+        assert_success(result)
+    else:
+        assert result.returncode == 1
+        assert "UnicodeEncodeError: 'ascii' codec can't encode character" in result.stderr
+
+
+def without_connect(name, folder):
+    """A copy of the script in a folder of somebody's own, as docs/where-runs-go.md makes it."""
+    lines = (ROOT / "src" / f"{name}.py").read_text().splitlines(keepends=True)
+    script = folder / "own" / f"{name}.py"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text("".join(line for line in lines if "connect" not in line))
+    return script
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["basic_run", "autolog", "select_experiment", "log_dataset"])
+def test_a_copy_without_the_lines_with_connect_works(name, folder):
+    script = without_connect(name, folder)
+    result = run([PYTHON, script], script.parent, MLFLOW_TRACKING_URI=uri(folder))
+    assert result.returncode == 0, result.stderr
+    (experiment,) = [each for each in ends(uri(folder)) if each[0] != "Default"]
+    expected = {"autolog": "autolog"}.get(name, name.replace("_", "-"))
+    assert experiment[0] == expected
+    assert experiment[1] and set(experiment[1]) == {"FINISHED"}
+
+
+def ends(address):
+    """The name of each experiment of the store, and how its runs ended."""
+    client = MlflowClient(address, registry_uri=address)
+    for each in client.search_experiments():
+        yield each.name, [run.info.status for run in client.search_runs([each.experiment_id])]
+
+
+@pytest.mark.ci
+def test_copies_without_connect_on_a_server_and_what_mlflow_prints_there(tmp_path):
+    """MLflow prints two lines with pictographs at the end of a run, which cp1252 hasn't."""
+    server = Server(tmp_path, "server", "--workers", "1", **WITHOUT_JOBS)
+    try:
+        with DagsHub(server.uri) as site:
+            script = without_connect("dagshub_run", tmp_path)
+            result = run([PYTHON, script], script.parent, **settings(tmp_path, site.host))
+        assert result.returncode == 0, result.stderr
+        script = without_connect("log_dataset", tmp_path)
+        for cure, code, statuses in [
+            ({}, 1, ["RUNNING"]),
+            ({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}, 0, ["FINISHED"] * 2),
+            ({"PYTHONIOENCODING": "utf-8"}, 0, ["FINISHED"] * 2),
+            ({"PYTHONIOENCODING": "", "PYTHONUTF8": "1"}, 0, ["FINISHED"] * 2),
+        ]:
+            before = len(dict(ends(server.uri)).get("log-dataset", []))
+            env = CONSOLE | {"MLFLOW_TRACKING_URI": server.uri} | cure
+            result = run([PYTHON, script], script.parent, encoding="latin-1", **env)
+            assert result.returncode == code, result.stderr
+            assert ("UnicodeEncodeError: 'charmap'" in result.stderr) == bool(code)
+            ended = dict(ends(server.uri))["log-dataset"]  # the newest first
+            assert ended[: len(ended) - before] == statuses
+    finally:
+        server.stop()
