@@ -14,6 +14,7 @@ LEFT_OUT = {
     "README.md": 3,
     "docs/reference/benchmarks.md": 8,
     "docs/guides/interrupts.md": 1,
+    "docs/guides/how-do-i.md": 1,
     "docs/lessons/dagshub_run.md": 2,
     "docs/lessons/hypertune3.md": 1,
     "docs/guides/notebooks.md": 1,
