@@ -102,8 +102,6 @@ def search(candidates, X, y, uri, parent):
         if not dask.ncores():
             print("Dask's scheduler has no workers: start some, this waits", flush=True)
         task = bar.add_task("", total=len(candidates))
-        # Once, not with each candidate. A task, because Dask does it again if a worker dies.
-        X, y = dask.map(lambda rows: rows, [X, y], pure=False)
         # pure=False: else Dask may answer with what a search that was killed still computes.
         futures = {
             dask.submit(try_candidate, number, params, X, y, uri, parent, pure=False): number

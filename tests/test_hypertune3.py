@@ -148,29 +148,6 @@ print(signal.getsignal(signal.SIGINT) == before != signal.SIG_IGN)
     assert (result.stdout, result.stderr, result.returncode) == ("True\n", "", 0)
 
 
-# Writes how often the search's own process makes bytes of the training rows.
-COUNT_ROWS = """
-import multiprocessing
-from pathlib import Path
-import pandas
-real = pandas.DataFrame.__getstate__
-def getstate(self):
-    if self.shape == (455, 30) and not multiprocessing.parent_process():
-        with Path("sent").open("a") as sent:
-            sent.write("x")
-    return real(self)
-pandas.DataFrame.__getstate__ = getstate
-"""
-
-
-@pytest.mark.ci
-def test_the_rows_are_sent_once(folder):
-    search(folder, FOUR, COUNT_ROWS)
-    assert (folder / "sent").read_text() == "x"
-    ((parent, children),) = searches_in(uri(folder))
-    assert_found(parent, children, FOUR)
-
-
 @pytest.mark.ci
 def test_no_password_is_in_a_task(folder):
     """What looks like one isn't sent; the workers here inherit it."""
