@@ -1,6 +1,7 @@
 """The lessons without what Windows lacks, and with what it has: cp1252, CRLF, folders' names."""
 
 import getpass
+import re
 
 import pytest
 from dagshub_standin import DagsHub, settings
@@ -34,6 +35,18 @@ for name in '''
 CONSOLE = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
 # Python asks os.getuid for the user's name only if no variable says it; on Windows this one does.
 USER = {"USERNAME": getpass.getuser()}
+
+
+@pytest.mark.parametrize(
+    ("system", "start"),
+    [("windows-latest", "py -3 -m venv "), ("macos-latest", "python3 -m venv ")],
+)
+def test_ci_runs_the_two_commands_of_the_readme(system, start):
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    job = workflow.split(f"runs-on: {system}\n")[1].split("runs-on: ")[0]
+    assert f" '^{start}' README.md" in job
+    commands = re.findall(rf"^{start}.*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [re.split(r"[ \\/]", each)[-1] for each in commands] == ["hypertune2.py", "pytest"]
 
 
 def in_documents(tmp_path, *names):
