@@ -30,6 +30,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import ParameterGrid, cross_validate, train_test_split
 
+from interrupts import exit_on_interrupt
 from tracking import connect
 
 try:
@@ -133,7 +134,8 @@ def end(runs, status, **tags):
 
 # %% All around it: in a function, because each worker on this machine imports this file
 def main():
-    connect()
+    connected = connect()
+    exit_on_interrupt()
     uri = mlflow.get_tracking_uri()
     client = MlflowClient()
     experiment_id = mlflow.set_experiment("hypertune3").experiment_id
@@ -225,6 +227,7 @@ def main():
     print(f"cross-validation accuracy: {best_score:.4f}")
     print(f"test accuracy: {test_accuracy:.4f}")
     print(f'Run "{parent.run_name}", ID {parent.run_id}, with {len(found)} finished children')
+    print(f"{connected}/#/experiments/{experiment_id}/runs")
     print("Next: python src/compare_runs.py compares these")
 
 
@@ -249,9 +252,7 @@ def began(number):
 
 if __name__ == "__main__":
     main()
-elif (
-    __name__ == "__mp_main__"
-):  # a worker on this machine: Ctrl-C reaches it too, and the search will end it
+elif __name__ == "__mp_main__":  # a worker on this machine: the search ends it, not Ctrl-C
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # At the end it may miss its scheduler for a moment; Dask prints a traceback of that.
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)

@@ -108,7 +108,7 @@ def test_joblib_needs_a_temporary_folder_with_an_ascii_name(temp, tmp_path):
 
 
 def without_connect(name, folder):
-    """A copy of the script in a folder of somebody's own, as docs/guides/where-runs-go.md makes it."""
+    """A copy of the script in a folder of its own, as where-runs-go.md makes it."""
     lines = (ROOT / "src" / f"{name}.py").read_text().splitlines(keepends=True)
     script = folder / "own" / f"{name}.py"
     script.parent.mkdir(exist_ok=True)
