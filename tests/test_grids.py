@@ -1,6 +1,7 @@
 """The reader's first change of a search: another grid, another model, a copy without `connect`."""
 
 import re
+import shutil
 from statistics import mean
 
 import pytest
@@ -88,6 +89,7 @@ def heatmap_of(candidates, scores, best):
 
 def test_copies_without_connect(tmp_path):
     """In somebody's project, where MLflow itself reads MLFLOW_TRACKING_URI."""
+    shutil.copy(SRC / "interrupts.py", tmp_path)
     for name in ("hypertune1", "hypertune2", "compare_runs", "hypertune3"):
         text = (SRC / f"{name}.py").read_text()
         if name != "compare_runs":
