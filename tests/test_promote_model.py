@@ -59,14 +59,16 @@ def test_life_of_a_model(store, tmp_path):
     data = {each.dataset.name: each.dataset.digest for each in first.inputs.dataset_inputs}
     commit = first.data.tags["mlflow.source.git.commit"]
     assert store.client.get_logged_model(model.model_id).source_run_id == search_id
+    ui = store.uri if store.uri.startswith("http") else "http://127.0.0.1:5000"
     assert printed.endswith(
         f"Candidate: models:/{model.model_id}, of a search by {first.data.tags['mlflow.user']}\n"
         f"  search  grid search, {search_id}\n"
-        f"  child   16 trees, depth 4, {best.info.run_id}\n"
+        f"  child   max_depth 4, n_estimators 16, {best.info.run_id}\n"
         f"  code    git commit {commit[:12]}\n"
         f"  data    breast-cancer-testing, digest {data['breast-cancer-testing']}\n"
         f"  data    breast-cancer-training, digest {data['breast-cancer-training']}\n"
         f"models:/{NAME}@staging is version 1, accuracy_score 0.9649, recall_score 0.9302\n"
+        f"{ui}/#/models/{NAME}/versions/1\n"
         "Next: python src/promote_model.py\n"
     )
     git = ["git", "rev-parse", "HEAD"]
