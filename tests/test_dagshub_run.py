@@ -74,7 +74,8 @@ def test_run_on_dagshub(server, site, tmp_path):
     assert f"See them: open {site.host}/{REPO}.mlflow\n" in result.stdout
     assert "test_accuracy: 0.9444\n" in result.stdout
     assert "repeats 18 of 18 predictions\n" in result.stdout
-    *_, named, next_step = result.stdout.splitlines()
+    *_, named, address, next_step = result.stdout.splitlines()
+    assert address.startswith(f"{site.host}/{REPO}.mlflow/#/experiments/")
     assert next_step.startswith(f"Next: share {site.host}/{REPO},")
     assert site.asked[:4] == LOOKED_UP + INIT
     assert not [asked for asked in site.asked if asked.startswith("POST /api/v1/")]

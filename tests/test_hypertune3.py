@@ -114,6 +114,7 @@ best parameters: {{'max_depth': 8, 'n_estimators': 16}}
 cross-validation accuracy: 0.9538
 test accuracy: 0.9649
 Run "grid search", ID {parent.info.run_id}, with 4 finished children
+http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs
 Next: python src/compare_runs.py compares these
 """
     assert printed.endswith(told)
