@@ -72,8 +72,8 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=name) as run:
     mlflow.log_artifact(SCRIPT)
 
     # Model: with the signature, pyfunc refuses wrong columns instead of predicting nonsense
-    # skops stores no code that runs on loading; each type that it doesn't know is one you vouch
-    # for. Explicit requirements spare MLflow from loading the model again to guess them.
+    # skops loads only types that it knows, or that you vouch for. Explicit requirements spare
+    # MLflow from loading the model again to guess them.
     mlflow.sklearn.log_model(
         forest,
         name="forest",
