@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import socket
 import subprocess
@@ -27,6 +26,8 @@ INIT = [f"GET /api/v1/repos/{REPO}", "GET /api/v1/user"]
 
 def on_a_terminal(folder, host, **env):
     """Run the script on a terminal where nobody types; return its exit code and its text."""
+    import pty  # Windows has none
+
     ours, its = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, SCRIPT],

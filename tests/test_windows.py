@@ -2,6 +2,7 @@
 
 import getpass
 import re
+import sys
 
 import pytest
 from dagshub_standin import DagsHub, settings
@@ -14,6 +15,7 @@ from sentences import assert_success
 from services import WITHOUT_JOBS, Server
 from stores import contents_without_source
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux imitates Windows here")
 # dagshub_run isn't among them: it needs a stand-in of the site, see below.
 NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
 # What the libraries looked up when they were imported is theirs; a lesson finds it missing.
