@@ -159,10 +159,10 @@ def test_a_candidate_that_fails_is_a_failed_child_with_its_reason(folder):
         ({"depth": [2, 4]}, "Invalid parameter 'depth' for estimator RandomForestClassifier"),
     ],
 )
-def test_if_nothing_can_be_fitted_the_last_line_says_why(folder, grid, reason):
+def test_if_nothing_can_be_fitted_scikit_learn_says_why(folder, grid, reason):
     result, parent, children = search(folder, grid)
     assert result.returncode == 1
-    assert reason in result.stderr.splitlines()[-1]
+    assert reason in result.stderr
     assert (parent.info.status, children) == ("FAILED", [])
 
 
@@ -181,8 +181,8 @@ def ui_of_the_main_job(tmp_path_factory):
     lines = result.stdout.splitlines()
     assert lines[0] == f"Runs go to sqlite:///{repo}/mlflow.db"
     assert lines[1].startswith("Creating this database")
-    look = "mlflow ui --port 5000, then open http://127.0.0.1:5000"
-    assert lines[2] == f"See them: cd {repo} && {look}"
+    command = f"mlflow ui --port 5000 --backend-store-uri sqlite:///{repo}/mlflow.db"
+    assert lines[2] == f"See them: {command}, then open http://127.0.0.1:5000"
 
     server = Server(repo, "ui")
     client = MlflowClient(server.uri)
