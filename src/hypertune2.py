@@ -26,7 +26,7 @@ FOLDS = 5
 TEST_SIZE = 0.2
 MODEL = RandomForestClassifier(random_state=SEED)
 GRID = {"n_estimators": [16, 32, 64, 128], "max_depth": [2, 4, 8, None]}
-SCORES = ["rank_test_score", "mean_test_score", "std_test_score"]
+SCORES = ["mean_test_score", "std_test_score", "rank_test_score"]
 TO_LOG = [*SCORES, "mean_fit_time", *(f"split{fold}_test_score" for fold in range(FOLDS))]
 SOURCE = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnostic"
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
