@@ -111,9 +111,9 @@ def test_agrees_with_the_untracked_search(store, untracked):
 
 def test_prints_the_top_five(store):
     _, output = store.lesson("hypertune2")
-    table = output.split("mean_test_score  std_test_score\n")[1].splitlines()[:5]
-    assert [row.split()[:3] for row in table][0] == ["8", "128", "1"]
-    assert [row.split()[2] for row in table] == ["1", "2", "2", "2", "5"]
+    table = output.split("std_test_score  rank_test_score\n")[1].splitlines()[:5]
+    assert [row.split()[:3] for row in table][0] == ["8", "128", "0.962637"]
+    assert [row.split()[4] for row in table] == ["1", "2", "2", "2", "5"]
     assert "See them: " in output
 
 
