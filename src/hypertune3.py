@@ -99,7 +99,11 @@ def search(candidates, X, y, uri, parent):
     here |= {"threads_per_worker": 1}
     here = {} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CommClosedError
-    with Client(timeout=10, **here) as dask, Progress(line, disable=not sys.stdout.isatty()) as bar:
+    try:
+        dask = Client(timeout=10, **here)
+    except OSError as error:
+        sys.exit(f"Start Dask's scheduler, or correct DASK_SCHEDULER_ADDRESS: {error}")
+    with dask, Progress(line, disable=not sys.stdout.isatty()) as bar:
         if not dask.ncores():
             print("Dask's scheduler has no workers: start some, this waits", flush=True)
         task = bar.add_task("", total=len(candidates))

@@ -101,7 +101,8 @@ def test_its_model_is_the_best_forest_on_the_training_rows(searched):
 
 
 def test_it_prints_the_result(searched):
-    _, parent, _, printed = searched
+    store, parent, _, printed = searched
+    ui = store.uri if store.uri.startswith("http") else "http://127.0.0.1:5000"
     told = f"""
 Fitting 5 folds of each candidate: some seconds
 4 candidates: 4 done, 0 failed, 0 skipped
@@ -114,7 +115,7 @@ best parameters: {{'max_depth': 8, 'n_estimators': 16}}
 cross-validation accuracy: 0.9538
 test accuracy: 0.9649
 Run "grid search", ID {parent.info.run_id}, with 4 finished children
-http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs
+{ui}/#/experiments/{parent.info.experiment_id}/runs
 Next: python src/compare_runs.py compares these
 """
     assert printed.endswith(told)
