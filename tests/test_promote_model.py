@@ -193,7 +193,8 @@ def test_copies_without_the_lines_of_connect_do_the_same(empty_registry):
     for name in "register_model", "promote_model", "score_model":
         lines = (ROOT / "src" / f"{name}.py").read_text().splitlines(keepends=True)
         kept = [line for line in lines if "connect" not in line]
-        assert len(lines) - len(kept) == 2
+        # Its import, its call, and the address that register_model prints.
+        assert len(lines) - len(kept) == {"register_model": 3}.get(name, 2)
         copy = empty_registry.folder / f"{name}.py"
         copy.write_text("".join(kept))
         done = run([PYTHON, copy], empty_registry.folder, MLFLOW_TRACKING_URI=empty_registry.uri)
