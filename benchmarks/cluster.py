@@ -16,7 +16,6 @@ import contextlib
 import io
 import logging
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -38,8 +37,6 @@ from services import WITHOUT_JOBS, Postgres, Server
 sys.path.insert(0, str(SRC))
 import hypertune3  # noqa: E402
 
-# Imported, the lesson takes itself for a worker, which Ctrl-C doesn't end.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 SIZES = [1, 8, 64]
 PROCESSES = 8
 EACH = 3  # candidates for each worker

@@ -1,7 +1,7 @@
 """What an interrupt leaves behind: runs that stay RUNNING, with and without src/interrupts.py.
 
     pip install -r tests/requirements.txt
-    python benchmarks/interrupts.py                # some ten minutes
+    python benchmarks/interrupted.py                # some ten minutes
 
 A loop logs small child runs on SQLite. A signal comes at a random moment of its first half second.
 The table says how the parents ended: FAILED is right.
