@@ -1,4 +1,3 @@
-import http.server
 import os
 import re
 import shutil
@@ -7,27 +6,16 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
-import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from connecting import LESSON, answering, at, connecting
 from running import ENV, PYTHON, ROOT, run
 from sentences import assert_one_sentence, assert_success
 from services import free_port
 
 HELP = "; see docs/reference/troubleshooting.md#the-place-for-the-runs"
-LESSON = "import mlflow; from tracking import connect; connect(); "
-
-
-def connecting(uri, cwd, code="", **env):
-    """Run connect() and then CODE in a new process."""
-    env |= at(uri)
-    began = time.monotonic()
-    result = run([PYTHON, "-c", LESSON + code], cwd, timeout=120, **env)
-    result.seconds = time.monotonic() - began
-    return result
 
 
 def assert_refused(result, *words):
@@ -92,29 +80,6 @@ def test_port_that_never_answers(tmp_path):
     assert_refused(result, "timed out")  # MLflow alone: after 20 minutes
 
 
-@contextmanager
-def answering(answer, kind="text/html"):
-    """An HTTP server that answers a path by the (status, body) that ANSWER(path) returns."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            status, body = answer(self.path)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_GET
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
@@ -126,8 +91,8 @@ def answering(answer, kind="text/html"):
     ],
 )
 def test_server_that_refuses(status, body, words, tmp_path):
-    with answering(lambda path: (status, body)) as uri:
-        result = connecting(uri, tmp_path)
+    with answering(lambda path: (status, body)) as port:
+        result = connecting(f"http://127.0.0.1:{port}", tmp_path)
     assert_refused(result, words)
 
 
@@ -138,14 +103,11 @@ def test_server_older_than_mlflow_3(tmp_path):
         found = path.endswith("/experiments/search")
         return (200, b'{"experiments": []}') if found else (404, b"Not Found")
 
-    with answering(old, "application/json") as uri:
+    with answering(old, "application/json") as port:
+        uri = f"http://127.0.0.1:{port}"
         result = connecting(uri, tmp_path)
         assert_refused(result, "/logged-models/search failed with error code 404")
         assert_success(run([PYTHON, "-c", LESSON.replace("t()", "t(2)")], tmp_path, **at(uri)))
-
-
-def at(uri):
-    return {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
 
 
 @pytest.mark.parametrize(
@@ -203,8 +165,8 @@ def test_a_server_that_goes_away_is_said_while_mlflow_waits(tmp_path):
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
         mlflow.MlflowClient("http://127.0.0.1:9").search_experiments()
     """
-    with answering(lambda path: (200, b"{}"), "application/json") as uri:
-        result = connecting(uri, tmp_path, "\n" + textwrap.dedent(code))
+    with answering(lambda path: (200, b"{}"), "application/json") as port:
+        result = connecting(f"http://127.0.0.1:{port}", tmp_path, "\n" + textwrap.dedent(code))
     assert result.returncode == 1
     assert re.match("Retrying .* after connection broken by .*Connection refused", result.stderr)
 
@@ -238,10 +200,8 @@ def test_database_that_may_not_be_written(database, tmp_path):
     database.chmod(0o444)
     # Root may write it all the same, unless it gives up that right.
     command = ["setpriv", "--bounding-set", "-dac_override"] if os.getuid() == 0 else []
-    began = time.monotonic()
-    env = at(f"sqlite:///{database}")
-    result = run([*command, sys.executable, "-c", LESSON], tmp_path, **env)
-    result.seconds = time.monotonic() - began
+    python = [*command, sys.executable]
+    result = connecting(f"sqlite:///{database}", tmp_path, python=python)
     assert_refused(result, "attempt to write a readonly database")
 
 

@@ -1,18 +1,16 @@
 """What docs/reference/troubleshooting.md shows and a page's own test can't run."""
 
-import http.server
 import os
 import re
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
+from connecting import answering, connecting
 from doc_tables import blocks, codes, tables, text_of
-from running import PYTHON, ROOT, make_repo, run, uri
+from running import make_repo, run, uri
 from sentences import assert_one_sentence
 
 pytestmark = [pytest.mark.ci, pytest.mark.facts]
@@ -123,31 +121,6 @@ def test_a_file_of_the_same_name_is_imported_instead(says, tmp_path):
     assert result.returncode == 1 and says in result.stderr
 
 
-@contextmanager
-def answering(code, body=b"", context=None):
-    """A server that answers each call so; yields its port."""
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_CONNECT = do_POST
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        if context:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
-
-
 PLACES = {
     code for row in tables("troubleshooting.md")["The place for the runs"] for code in codes(row[0])
 }
@@ -156,10 +129,7 @@ PLACES = {
 def assert_said(words, folder, uri, **env):
     """connect() says these words of the place, or those after a bar; the page has all."""
     assert set(words.split("|")) <= PLACES
-    env |= {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
-    result = run([PYTHON, "-c", "from tracking import connect; connect()"], folder, **env)
-    assert result.returncode == 1
-    sentence = assert_one_sentence(result, longest=500)
+    sentence = assert_one_sentence(connecting(uri, folder, **env), longest=500)
     assert any(each in sentence for each in words.split("|")), sentence
 
 
@@ -176,13 +146,13 @@ def assert_said(words, folder, uri, **env):
     ],
 )
 def test_what_connect_says_of_a_servers_answer(code, body, words, tmp_path):
-    with answering(code, body) as port:
+    with answering(lambda path: (code, body)) as port:
         assert_said(words, tmp_path, f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("code", [403, 407, 502, 503])
 def test_what_connect_says_of_a_proxy(code, tmp_path):
-    with answering(code) as port:
+    with answering(lambda path: (code, b"")) as port:
         proxies = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://127.0.0.1:{port}")
         proxies |= {"NO_PROXY": "", "no_proxy": ""}
         words = f"Tunnel connection failed: {code}"
@@ -197,7 +167,7 @@ def test_what_connect_says_of_tls(tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     (tmp_path / "empty.pem").touch()
-    with answering(200, context=context) as port:
+    with answering(lambda path: (200, b""), context=context) as port:
         https = f"https://localhost:{port}"
         file = "MLFLOW_TRACKING_SERVER_CERT_PATH"
         assert_said("self-signed certificate", tmp_path, https)
@@ -209,7 +179,7 @@ def test_what_connect_says_of_tls(tmp_path):
         # Which of them is a matter of moments.
         words = "Remote end closed connection without response|Connection reset by peer"
         assert_said(words, tmp_path, plain)
-    with answering(200) as port:
+    with answering(lambda path: (200, b"")) as port:
         assert_said("WRONG_VERSION_NUMBER", tmp_path, f"https://127.0.0.1:{port}")
 
 

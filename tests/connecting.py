@@ -1,0 +1,53 @@
+"""connect() in a new process, and servers that answer it as real ones do in trouble."""
+
+import http.server
+import threading
+import time
+from contextlib import contextmanager
+
+from running import PYTHON, ROOT, run
+
+LESSON = "import mlflow; from tracking import connect; connect(); "
+
+
+def at(uri):
+    """The variables of a process that uses src/tracking.py on this store."""
+    return {"PYTHONPATH": str(ROOT / "src"), "MLFLOW_TRACKING_URI": uri}
+
+
+def connecting(uri, cwd, code="", *, python=(PYTHON,), **env):
+    """Run connect() and then CODE in a new process; it also has the seconds that this took."""
+    began = time.monotonic()
+    result = run([*python, "-c", LESSON + code], cwd, timeout=120, **(at(uri) | env))
+    result.seconds = time.monotonic() - began
+    return result
+
+
+@contextmanager
+def answering(answer, kind="text/html", context=None):
+    """An HTTP server, with TLS if there is a CONTEXT; yields its port.
+
+    It answers a call of a path by the (status, body) that ANSWER(path) returns.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, body = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_CONNECT = do_POST
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
