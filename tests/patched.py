@@ -1,4 +1,4 @@
-"""Run a script after code that changes what it calls: a bug, a kill, or somebody else's deed."""
+"""Changed scripts: with code before them, as for a bug or a kill, or as a reader copies them."""
 
 from running import PYTHON, ROOT, run, uri
 
@@ -32,3 +32,8 @@ def patched(*args, **kwargs):
     return real(*args, **kwargs)
 {call} = patched
 """
+
+
+def without_connect(text):
+    """TEXT of a script without the lines with `connect`, as where-runs-go.md makes it."""
+    return "".join(line for line in text.splitlines(keepends=True) if "connect" not in line)

@@ -6,6 +6,7 @@ from statistics import mean
 
 import pytest
 from lessons import SRC, copy_with_grid, with_grid
+from patched import without_connect
 from registry import Registry
 from running import PYTHON, run, uri
 from searches import finished, name_of, searches_in
@@ -94,8 +95,7 @@ def test_copies_without_connect(tmp_path):
         text = (SRC / f"{name}.py").read_text()
         if name != "compare_runs":
             text = with_grid(text, {"n_estimators": [16], "max_depth": [4, 8]})
-        lines = [line for line in text.splitlines() if "connect" not in line]
-        (tmp_path / f"{name}.py").write_text("\n".join(lines))
+        (tmp_path / f"{name}.py").write_text(without_connect(text))
         command = [PYTHON, tmp_path / f"{name}.py"]
         result = run(command, tmp_path, MLFLOW_TRACKING_URI=uri(tmp_path))
         assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ from dagshub_standin import DagsHub, settings
 from filled import BEFORE, copy_repo, repo_after
 from forks import IMPORTED
 from mlflow import MlflowClient
-from patched import run_patched
+from patched import run_patched, without_connect
 from running import LESSONS, PYTHON, ROOT, run, uri
 from sentences import assert_success
 from services import WITHOUT_JOBS, Server
@@ -109,19 +109,18 @@ def test_joblib_needs_a_temporary_folder_with_an_ascii_name(temp, tmp_path):
         assert "UnicodeEncodeError: 'ascii' codec can't encode character" in result.stderr
 
 
-def without_connect(name, folder):
-    """A copy of the script in a folder of its own, as where-runs-go.md makes it."""
-    lines = (ROOT / "src" / f"{name}.py").read_text().splitlines(keepends=True)
+def own_copy(name, folder):
+    """A copy of the script without `connect`, in a folder of its own."""
     script = folder / "own" / f"{name}.py"
     script.parent.mkdir(exist_ok=True)
-    script.write_text("".join(line for line in lines if "connect" not in line))
+    script.write_text(without_connect((ROOT / "src" / script.name).read_text()))
     return script
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["basic_run", "autolog", "select_experiment", "log_dataset"])
 def test_a_copy_without_the_lines_with_connect_works(name, folder):
-    script = without_connect(name, folder)
+    script = own_copy(name, folder)
     result = run([PYTHON, script], script.parent, MLFLOW_TRACKING_URI=uri(folder))
     assert result.returncode == 0, result.stderr
     (experiment,) = [each for each in ends(uri(folder)) if each[0] != "Default"]
@@ -143,10 +142,10 @@ def test_copies_without_connect_on_a_server_and_what_mlflow_prints_there(tmp_pat
     server = Server(tmp_path, "server", "--workers", "1", **WITHOUT_JOBS)
     try:
         with DagsHub(server.uri) as site:
-            script = without_connect("dagshub_run", tmp_path)
+            script = own_copy("dagshub_run", tmp_path)
             result = run([PYTHON, script], script.parent, **settings(tmp_path, site.host))
         assert result.returncode == 0, result.stderr
-        script = without_connect("log_dataset", tmp_path)
+        script = own_copy("log_dataset", tmp_path)
         for cure, code, statuses in [
             ({}, 1, ["RUNNING"]),
             ({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}, 0, ["FINISHED"] * 2),
