@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 from registry import Registry
-from running import ROOT, SHARED, run_script, uri
+from running import AS_ROOT, ROOT, SHARED, run_script, uri
 from sentences import assert_success
 from services import POSTGRES, WITHOUT_JOBS, Server, free_port
 from team import Team, missing
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
         if item.path.suffix == ".md" and not READERS.match(item.path.relative_to(ROOT).as_posix()):
             item.add_marker(pytest.mark.ci)
         if item.path.name == "team-server.md":
-            if not hasattr(os, "geteuid") or os.geteuid() != 0:
+            if not AS_ROOT:
                 item.add_marker(pytest.mark.skip("its commands are root's"))
             elif not POSTGRES and "CI" not in os.environ:
                 item.add_marker(pytest.mark.skip("needs PostgreSQL: apt-get install postgresql"))
@@ -138,7 +138,7 @@ def mariadb(tmp_path):
     if not shutil.which("mariadbd"):
         missing("MariaDB", "mariadb-server")
     port, data = free_port(), tmp_path / "mariadb"
-    user = ["--user=root"] if os.geteuid() == 0 else []
+    user = ["--user=root"] if AS_ROOT else []
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *user]
     subprocess.run(
         [*install, "--auth-root-authentication-method=normal"],

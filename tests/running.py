@@ -16,6 +16,8 @@ from services import ENV
 ROOT = Path(__file__).resolve().parent.parent
 HELPERS = [ROOT / "src" / name for name in ("interrupts.py", "tracking.py")]
 LESSONS = sorted(set((ROOT / "src").glob("*.py")) - set(HELPERS))
+# Whether root runs the tests; Windows has none.
+AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 # A search in one process: to start others takes longer than half of the search.
 ENV["LOKY_MAX_CPU_COUNT"] = "1"
 # What the processes of pytest-xdist have in common: the first process of pytest makes it.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from connecting import LESSON, answering, at, connecting
-from running import ENV, PYTHON, ROOT, run
+from running import AS_ROOT, ENV, PYTHON, ROOT, run
 from sentences import assert_one_sentence, assert_success
 from services import free_port
 
@@ -199,7 +199,7 @@ def test_database_that_a_browser_has_locked(database, tmp_path):
 def test_database_that_may_not_be_written(database, tmp_path):
     database.chmod(0o444)
     # Root may write it all the same, unless it gives up that right.
-    command = ["setpriv", "--bounding-set", "-dac_override"] if os.getuid() == 0 else []
+    command = ["setpriv", "--bounding-set", "-dac_override"] if AS_ROOT else []
     python = [*command, sys.executable]
     result = connecting(f"sqlite:///{database}", tmp_path, python=python)
     assert_refused(result, "attempt to write a readonly database")

@@ -10,7 +10,7 @@ import time
 import pytest
 from connecting import answering, connecting
 from doc_tables import blocks, codes, tables, text_of
-from running import make_repo, run, uri
+from running import AS_ROOT, make_repo, run, uri
 from sentences import assert_one_sentence
 
 pytestmark = [pytest.mark.ci, pytest.mark.facts]
@@ -71,7 +71,7 @@ def test_without_git_a_run_lacks_only_the_commit(folder):
 
 
 @pytest.mark.skipif(
-    getattr(os, "geteuid", lambda: None)() != 0,
+    not AS_ROOT,
     reason="only root can give a folder to another user",
 )
 def test_a_repo_of_another_user_has_no_commit_until_git_trusts_it(folder):
