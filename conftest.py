@@ -191,11 +191,12 @@ def store(request, tmp_path_factory):
 def old_python(tmp_path_factory):
     """The Python of a new virtual environment with the last MLflow 2."""
     folder = tmp_path_factory.mktemp("mlflow-2")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
+    uv, python = [sys.executable, "-m", "uv"], folder / "bin" / "python"
+    subprocess.run([*uv, "venv", "-q", "--seed", folder], check=True)
     # mlflow 2.22 doesn't start on SQLAlchemy 2.1. Pickles want the same scikit-learn again.
     packages = ["mlflow==2.22.*", "sqlalchemy<2.1", f"scikit-learn=={version('scikit-learn')}"]
-    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, timeout=1200)
+    install = [*uv, "pip", "install", "-q", "--python", python, *packages]
+    subprocess.run(install, check=True, timeout=1200)
     return python
 
 

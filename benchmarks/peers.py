@@ -19,9 +19,9 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-import venv
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +32,9 @@ from measure import ratios, spread
 from services import ENV
 
 HERE = Path(__file__).resolve().parent
+UV = [sys.executable, "-m", "uv"]
 JOB = [f"{package}=={version(package)}" for package in ("scikit-learn", "pandas")]
+JOB += ["setuptools<81"]  # sacred imports pkg_resources, which newer ones lack
 TRACKERS = {
     "mlflow": f"mlflow=={version('mlflow')}",
     "wandb": "wandb==0.31.0",
@@ -62,10 +64,10 @@ class Environment:
         self.folder.mkdir()
         (self.folder / "hypertune1.py").write_text(job)
         if not self.bin.exists():
-            venv.create(folder / name, with_pip=True)
+            self.command(*UV, "venv", "-q", "--seed", folder / name)
         # What is imported is compiled then, in the round before those that count.
-        pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
-        self.run(*pip, *JOB, TRACKERS[name], HOME=ENV["HOME"])
+        install = [*UV, "pip", "install", "-q", "--python", self.bin / "python"]
+        self.command(*install, *JOB, TRACKERS[name], HOME=ENV["HOME"])
         if name == "dvclive":  # wants a git repo with DVC
             self.command("git", "init", "-q")
             self.command("dvc", "init", "-q")

@@ -37,7 +37,7 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
     os.environ |= quiet | {"MLFLOW_ALLOW_FILE_STORE": "true"}  # older tutorials' runs in folders
     logging.getLogger("mlflow").setLevel("WARNING")  # no line for every table created
     # MLflow tries for minutes if a server goes away. urllib3 says so, if somebody listens.
-    logging.getLogger("urllib3.connectionpool").addHandler(logging.StreamHandler())
+    logging.getLogger("urllib3.connectionpool").handlers = [logging.StreamHandler()]
     mlflow.set_tracking_uri(uri)
     one_try = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     with chdir("." if named else ROOT), patch.dict(os.environ, one_try):  # ./mlruns too

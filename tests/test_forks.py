@@ -9,6 +9,7 @@ import time
 import pytest
 from documents import normalised
 from filled import BEFORE, copy_repo
+from lessons import copy_with_grid
 from running import ENV, LESSONS, PYTHON, run, uri
 from stores import contents
 
@@ -18,6 +19,7 @@ pytestmark = [
 ]
 # dagshub_run isn't among them: it needs a stand-in of the site, see its own test.
 NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
+GRID = {"n_estimators": [16], "max_depth": [2, None]}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,6 +28,8 @@ def test_a_lesson_leaves_the_same_store_and_prints_the_same(name, tmp_path):
     for python in PYTHON, sys.executable:
         folder = tmp_path / ("fork" if python == PYTHON else "new")
         copy_repo(folder, *BEFORE.get(name, []))
+        if name.startswith("hypertune"):
+            copy_with_grid(folder, name, GRID)
         result = run([python, f"src/{name}.py"], folder)
         printed = [
             normalised(text.replace(str(folder), "")) for text in (result.stdout, result.stderr)
