@@ -44,11 +44,13 @@ LONGEST += ["test_migrate_filestore.py", "housekeeping.md", "test_interruptions.
 
 
 def pytest_collection_modifyitems(items):
-    """The other pages are run by .ci/run; that on the team's server as root, as it says."""
+    """.ci/run runs exercises and the other pages; that on the team's server as root, as it says."""
     items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
     for item in items:
-        if item.path.suffix == ".md" and not READERS.match(item.path.relative_to(ROOT).as_posix()):
-            item.add_marker(pytest.mark.ci)
+        if item.path.suffix == ".md":
+            name = item.path.relative_to(ROOT).as_posix()
+            if not READERS.match(name) or documents.of_exercise(item.example):
+                item.add_marker(pytest.mark.ci)
         if item.path.name == "team-server.md":
             if not AS_ROOT:
                 item.add_marker(pytest.mark.skip("its commands are root's"))

@@ -8,10 +8,16 @@
             the background until the page ends, or starts another one on the same port.
 ```python   must stand in a script of src/ word for word, or run alone in a new process.
 ```text     is all that the block before it printed; a line `...` stands for lines left out.
+```diff     changes a script in the page's copy of the repo: that of the page's name, or another one
+            if the block begins with `--- src/NAME.py`. Lines with `-` or a space must stand there
+            once, one after the other.
 ```powershell  isn't run.
 
 `<!-- after: hypertune2 register_model -->` on the first line names the lessons that were run in the
 page's copy of the repo before its first block.
+
+The heading `## Exercise` begins a new copy, in which nothing of the page was run. Such a comment
+below it names the lessons. Only .ci/run runs the exercises: they have the marker `ci`.
 
 An `<!-- invisible-code-block: bash` is run in the same way; after `<!-- skip: next "reason" -->` a
 block isn't. The ports are others while the tests run, and `runuser -u postgres` acts on a
@@ -47,6 +53,7 @@ VARIES = [  # what differs from run to run, and what stands for it
     (r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?", "<time>"),
     (r"\b\d:\d\d:\d\d\b", "<duration>"),
 ]
+EXERCISE = re.compile("^## Exercise$", re.MULTILINE)
 refresh = False  # set by the option --refresh
 
 
@@ -65,10 +72,19 @@ class Page:
         self.edits = []
 
     def fill(self, *names):
-        """Make the page's folder a copy of the repo, in which the lessons NAMES were run."""
+        """Make the page's folder a new copy of the repo, in which the lessons NAMES were run."""
+        self.leave()
+        self.printed = None
         copy_repo(self.folder, *names)
         settings = self.folder / "server" / ".env.example"
         settings.write_text(self.here(settings.read_text()))
+
+    def leave(self):
+        """Stop the servers, and remove the folder."""
+        while self.servers:
+            self.servers.popitem()[1].stop()
+        shutil.rmtree(self.folder)
+        Path(f"{self.folder}.exports").unlink(missing_ok=True)
 
     def here(self, text):
         """TEXT with the ports that the page has while it is run."""
@@ -130,6 +146,20 @@ class Page:
         if not any(form in script for form in forms for script in scripts):
             return self.run(shlex.join(["python", "-c", example.parsed]))
 
+    def diff(self, example):
+        """Change a script in the page's folder."""
+        name, hunk = re.fullmatch(r"(?:--- (\S+)\n)?(.*)", example.parsed, re.DOTALL).groups()
+        script = self.folder / (name or f"src/{Path(example.path).stem}.py")
+        lines = hunk.splitlines(keepends=True)
+        # An empty line may lack its space.
+        old, new = (
+            "\n" + "".join(line[1:] or line for line in lines if line[0] != mark) for mark in "+-"
+        )
+        text = "\n" + script.read_text()
+        if text.count(old) != 1:
+            return f"{script.name} has these lines {text.count(old)} times:{old}"
+        script.write_text(text.replace(old, new)[1:])
+
     def text(self, example):
         """Compare a text block with what was printed, or remember to write that into the page."""
         if self.lacks_tmux:
@@ -163,12 +193,9 @@ def begin(namespace):
 
 def end(namespace):
     page = namespace["page"]
-    for server in page.servers.values():
-        server.stop()
+    page.leave()
     if page.postgres:
         page.postgres.remove()
-    shutil.rmtree(page.folder)
-    Path(f"{page.folder}.exports").unlink(missing_ok=True)
     for path, start, source, printed in reversed(page.edits):
         text = path.read_text()
         assert text.startswith(source, start), f"{path.name} was changed while it was run"
@@ -182,11 +209,20 @@ def evaluator(kind):
 
 
 def after(document):
-    """`<!-- after: NAME NAME -->` on the first line: the lessons that the reader has run before."""
-    found = re.match(r"<!-- after: ([\w ]+) -->$", document.text, re.MULTILINE)
-    names = found[1].split() if found else []
-    end = found.end() if found else 0
-    yield Region(0, end, names, lambda example: example.namespace["page"].fill(*example.parsed))
+    """`<!-- after: NAME NAME -->`, above the page or its exercise: the lessons that were run."""
+
+    def evaluate(example):
+        example.namespace["page"].fill(*example.parsed)
+
+    form = rf"(?:\A|{EXERCISE.pattern}\n+)(?:<!-- after: ([\w ]+) -->$)?"
+    for found in re.finditer(form, document.text, re.MULTILINE):
+        yield Region(found.start(), found.end(), (found[1] or "").split(), evaluate)
+
+
+def of_exercise(example):
+    """Whether the block belongs to the page's exercise."""
+    heading = EXERCISE.search(example.document.text)
+    return heading and heading.start() <= example.start
 
 
 def exits(document):
@@ -201,7 +237,7 @@ def exits(document):
 
 pages = Sybil(
     parsers=[
-        *(CodeBlockParser(kind, evaluator(kind)) for kind in ("bash", "python", "text")),
+        *(CodeBlockParser(kind, evaluator(kind)) for kind in ("bash", "python", "text", "diff")),
         SkipParser(),
         after,
         exits,

@@ -61,7 +61,7 @@ def anchors(page):
 def test_every_block_is_of_a_kind_that_is_run_or_for_powershell(page):
     assert pages.should_parse(page)
     fences = re.findall(r"^ *```(.*)$", page.read_text(), re.MULTILINE)
-    assert set(fences[::2]) <= {"bash", "python", "text", "powershell"}
+    assert set(fences[::2]) <= {"bash", "python", "text", "diff", "powershell"}
     assert set(fences[1::2]) <= {""}
 
 
