@@ -14,7 +14,7 @@ from forks import launchers
 from services import ENV
 
 ROOT = Path(__file__).resolve().parent.parent
-HELPERS = [ROOT / "src" / name for name in ("interrupts.py", "tracking.py")]
+HELPERS = [ROOT / "src" / f"{name}.py" for name in ("centroid_model", "interrupts", "tracking")]
 LESSONS = sorted(set((ROOT / "src").glob("*.py")) - set(HELPERS))
 # Whether root runs the tests; Windows has none.
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
