@@ -49,7 +49,7 @@ def test_the_run_and_its_model_hold_params_metric_and_version(store, logged):
     assert run.data.metrics == {"test_accuracy": pytest.approx(29 / 30)}
     assert [(each.key, each.value) for each in model.metrics] == [*run.data.metrics.items()]
     (version,) = store.client.search_model_versions("name = 'iris-centroid'")
-    assert (version.version, version.source) == (1, model.model_uri)
+    assert (str(version.version), version.source) == ("1", model.model_uri)
     assert version.run_id == run.info.run_id
     assert "\nmodels:/iris-centroid/1 is the model of this run\n" in printed
 
