@@ -1,12 +1,12 @@
-"""Log a model that MLflow has no flavor for, and load it without the code that trained it.
+"""Log a model of a framework that MLflow doesn't know, and load it without the training code.
 
 What you learn: a model is a file of code, the weights as an artifact, settings as model_config, and
 params that each caller may change.
 
     python src/custom_model.py
 
-In the UI: Model training > Experiments > custom-model > "nearest centroid" > the model under
-Logged models: its Artifacts hold the code and the weights.
+In the UI: Model training > Experiments > custom-model > "nearest centroid" > Artifacts: the model's
+code and, in the folder artifacts, its weights.
 """
 
 # %% Settings

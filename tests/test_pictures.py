@@ -31,6 +31,7 @@ IMAGES = ROOT / "docs" / "images"
 # What a reader has run when the last lesson begins.
 LESSONS = ["basic_run", "autolog", "select_experiment"]
 LESSONS += ["hypertune2", "register_model", "promote_model"] * 2 + ["log_dataset", "compare_runs"]
+LESSONS += ["custom_model"]
 OWNER = {"LOGNAME": "ada", "MLFLOW_TRACKING_URI": ""}  # nobody's name in the pictures
 WIDTH = 1300
 SIDE = 200  # of which the sidebar takes
@@ -333,6 +334,14 @@ def test_compare_runs(shown, page, picture):
     is_shown(page, "compare/parallel.png")
     expect(page.get_by_text("children.csv")).to_be_visible()
     picture(page, "parallel", 700)
+
+
+def test_custom_model(shown, page, picture):
+    open_run(page, "custom-model", "nearest centroid")
+    open_file(page, "artifacts", "centroid_model.py")
+    expect(page.get_by_text("centroids.npy", exact=True)).to_be_visible()
+    expect(page.get_by_text("set_model(NearestCentroid())")).to_be_visible()
+    picture(page, "custom-model", 620)
 
 
 def test_version(shown, page, picture):
