@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import requests
 from running import PYTHON, ROOT, run
 
 LESSON = "import mlflow; from tracking import connect; connect(); "
@@ -51,3 +52,36 @@ def answering(answer, kind="text/html", context=None):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
+
+
+@contextmanager
+def forwarding(server, answer):
+    """A proxy in front of the SERVER; yields its address.
+
+    ANSWER(call, body) gives the (status, body) of a call such as "GET /version", or None. If it is
+    None, the server answers.
+    """
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, found = answer(f"{self.command} {self.path}", body) or self.ask(body)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(found)))
+            self.end_headers()
+            self.wfile.write(found)
+
+        do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+        def ask(self, body):
+            kept = {k: v for k, v in self.headers.items() if k in ("Content-Type", "Authorization")}
+            reply = requests.request(self.command, server + self.path, headers=kept, data=body)
+            return reply.status_code, reply.content
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_port}"
+        proxy.shutdown()
