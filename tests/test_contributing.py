@@ -41,6 +41,34 @@ python src/my_lesson.py
 Next: python src/basic_run.py
 ```
 
+## Exercise
+
+Log another depth. What does the run hold? Say it before you run the script.
+
+<details>
+<summary>Answer</summary>
+
+```diff
+-    mlflow.log_param("depth", 2)
++    mlflow.log_param("depth", 3)
+```
+
+```bash
+python src/my_lesson.py
+```
+
+```python
+import mlflow
+
+print(mlflow.search_runs(experiment_names=["my-lesson"])["params.depth"][0])
+```
+
+```text
+3
+```
+
+</details>
+
 That was the last lesson. [All lessons](../../README.md#lessons)
 """
 ROW = (
@@ -83,7 +111,7 @@ def test_a_changed_lesson_is_proven_and_its_page_refreshed(repo):
     assert stale.returncode == 1, stale.stdout + stale.stderr
     assert "1 failed" in stale.stdout and "Next: autolog.py" in stale.stdout
 
-    refreshed = shell(repo, command("docs/lessons/basic_run.md --refresh"))
+    refreshed = shell(repo, command('docs/lessons/basic_run.md -m "" --refresh'))
     assert refreshed.returncode == 0, refreshed.stdout + refreshed.stderr
     changes = re.findall(r"^[+-] ?(?!--|\+\+)(.*)$", refreshed.stdout, re.MULTILINE)
     assert [line for line in changes if not re.search("[0-9a-f]{32}", line)] == [

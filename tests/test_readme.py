@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from documents import pages
+from documents import EXERCISE, pages
 from running import LESSONS, ROOT
 
 README = ROOT / "README.md"
@@ -122,6 +122,19 @@ def test_every_lesson_is_run_on_its_page(script):
     assert left_out
     # DagsHub's wants an account there, so tests/test_dagshub_run.py runs it.
     assert any(left_out) == (script.stem == "dagshub_run")
+
+
+@each_lesson
+def test_every_lesson_has_an_exercise_whose_answer_is_folded_and_run(script):
+    _, exercise = EXERCISE.split(lesson_page(script).read_text())
+    question, answer = re.fullmatch(
+        r"\n\n(?:<!-- after: .+ -->\n\n)?([^<]+)\n\n"
+        r"<details>\n<summary>Answer</summary>\n\n((?s:.+))\n\n</details>\n\n.+\n",
+        exercise,
+    ).groups()
+    assert "?" in question and "```" not in question
+    # It shows what a block printed that was run.
+    assert "\n```text\n" in answer and "skip" not in answer
 
 
 def test_lessons_stand_in_the_table_in_their_order_and_each_leads_to_the_next():
