@@ -1,7 +1,6 @@
 """Ask a tracking server what it can do, before you or your team depend on it.
 
-What you learn: which calls it answers, and which lessons run there. The script makes an experiment
-and a registered model of its own, and removes both.
+What you learn: which calls it answers, and which lessons run there. What this makes, it removes.
 
     python src/check_server.py          (set MLFLOW_TRACKING_URI to the server first)
 """
@@ -34,7 +33,7 @@ LESSONS = {  # and what they need
 }
 connect(oldest=2)
 mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(0)  # its first answer counts
-client, uri = mlflow.MlflowClient(), mlflow.get_tracking_uri()
+client, server = mlflow.MlflowClient(), get_default_host_creds(mlflow.get_tracking_uri())
 pool, table, seconds, end = ThreadPool(20), {}, [], time.monotonic() + ALL
 
 
@@ -48,7 +47,7 @@ def ask(what, call, *needs):
         table[what] = f"not asked: it needs {missing[0]}" if missing else "yes"
     except Exception as error:
         words = " ".join(str(error).split()) or f"no answer within {ONE} seconds"
-        denied = re.search(r"error code 40[13]|PERMISSION_DENIED", words)
+        denied = re.search(r"error code 40[13]|^40[13] Client|PERMISSION_DENIED", words)
         table[what] = "not allowed" if denied else f"no: {words:.150}"
     seconds.extend([] if missing else [time.monotonic() - began])
     print(f"{what:20}{value if what == 'version' and value else table[what]}", flush=True)
@@ -57,7 +56,7 @@ def ask(what, call, *needs):
 
 def remove():
     """Find all by its name: an answer that came too late has made something as well."""
-    if home := client.get_experiment_by_name(NAME):
+    for home in client.search_experiments(filter_string=f"name = '{NAME}'"):
         for run in client.search_runs([home.experiment_id]):
             get_artifact_repository(run.info.artifact_uri).delete_artifacts()
         client.delete_experiment(home.experiment_id)
@@ -67,26 +66,26 @@ def remove():
 
 # %% The questions: one cell, because all is removed again after Ctrl-C too
 try:
-    if uri.startswith("http"):
-        server = get_default_host_creds(uri)
+    if server.host.startswith("http"):
         ask("version", lambda: http_request_safe(server, "/version", "GET").text)
     home = ask("experiments", lambda: client.create_experiment(NAME))
-    run = ask("runs", lambda: client.create_run(home).info.run_id, "experiments")
+    run = ask("runs", lambda: client.create_run(home).info, "experiments")
     values = {"metrics": [Metric("score", 0.5, 1, 0)], "params": [Param("depth", "2")]}
-    ask("log_batch", lambda: client.log_batch(run, **values), "runs")
+    ask("log_batch", lambda: client.log_batch(run.run_id, **values), "runs")
     where = "metrics.score > 0.4 AND params.depth = '2'"
     ask("searches", lambda: client.search_runs([home], where)[0], "log_batch")
-    ask("nested runs", lambda: client.create_run(home, tags={"mlflow.parentRunId": run}), "runs")
+    parent = {"mlflow.parentRunId": run and run.run_id}
+    ask("nested runs", lambda: client.create_run(home, tags=parent), "runs")
     data = [DatasetInput(Dataset("check", "0", "local", "-"))]
-    ask("dataset inputs", lambda: client.log_inputs(run, data), "runs")
-    ask("files up", lambda: client.log_text(run, NAME, "check.txt"), "runs")
-    file = f"runs:/{run}/check.txt"
-    ask("files down", lambda: mlflow.artifacts.load_text(file), "files up")
+    ask("dataset inputs", lambda: client.log_inputs(run.run_id, data), "runs")
+    ask("files up", lambda: client.log_text(run.run_id, NAME, "check.txt"), "runs")
+    at = f"{run and run.artifact_uri}/check.txt"
+    ask("files down", lambda: mlflow.artifacts.load_text(at), "files up")
     ask("logged models", lambda: client.create_logged_model(home), "experiments")
     ask("delete", lambda: client.delete_experiment(home), "experiments")
     ask("restore", lambda: client.restore_experiment(home), "delete")
     ask("registry", lambda: client.create_registered_model(NAME))
-    ask("versions", lambda: client.create_model_version(NAME, file, run), "registry", "files up")
+    ask("versions", lambda: client.create_model_version(NAME, at, run.run_id), "registry", "runs")
     ask("aliases", lambda: client.set_registered_model_alias(NAME, "best", "1"), "versions")
     ask("tags", lambda: client.set_model_version_tag(NAME, "1", "a", "b"), "versions")
 finally:
