@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 from running import PYTHON, ROOT, SHARED, make_repo, run
 
-PARTS = ["src", "benchmarks", "server", "requirements.txt"]
+PARTS = ["src", "data", "benchmarks", "server", "requirements.txt"]
 # The lessons that a reader has run before one.
 BEFORE = {name: ["hypertune2"] for name in ("compare_runs", "register_model")}
 BEFORE["promote_model"] = ["hypertune2", "register_model"]

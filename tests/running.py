@@ -14,7 +14,8 @@ from forks import launchers
 from services import ENV
 
 ROOT = Path(__file__).resolve().parent.parent
-HELPERS = [ROOT / "src" / f"{name}.py" for name in ("centroid_model", "interrupts", "tracking")]
+HELPER_NAMES = ("centroid_model", "interrupts", "penguin_features", "tracking")
+HELPERS = [ROOT / "src" / f"{name}.py" for name in HELPER_NAMES]
 LESSONS = sorted(set((ROOT / "src").glob("*.py")) - set(HELPERS))
 # Whether root runs the tests; Windows has none.
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
