@@ -32,6 +32,7 @@ IMAGES = ROOT / "docs" / "images"
 LESSONS = ["basic_run", "autolog", "select_experiment"]
 LESSONS += ["hypertune2", "register_model", "promote_model"] * 2 + ["log_dataset", "compare_runs"]
 LESSONS += ["custom_model"]
+LESSONS += ["pipeline_run"]
 OWNER = {"LOGNAME": "ada", "MLFLOW_TRACKING_URI": ""}  # nobody's name in the pictures
 WIDTH = 1300
 SIDE = 200  # of which the sidebar takes
@@ -47,7 +48,9 @@ class Shown:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        for part in "src", "data":
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / part, folder / part, ignore=ignore)
         make_repo(folder)
         for name in LESSONS:
             result = run_script(name, folder, root=folder, **OWNER)
@@ -342,6 +345,16 @@ def test_custom_model(shown, page, picture):
     expect(page.get_by_text("centroids.npy", exact=True)).to_be_visible()
     expect(page.get_by_text("set_model(NearestCentroid())")).to_be_visible()
     picture(page, "custom-model", 620)
+
+
+def test_pipeline(shown, page, picture):
+    open_run(page, "pipeline-run", "penguins")
+    page.get_by_role("link", name="pipeline", exact=True).last.click()
+    page.get_by_text("About this logged model").wait_for()
+    for name in "Artifacts", "code", "penguin_features.py":  # here Artifacts is no tab
+        page.get_by_text(name, exact=True).last.click()
+    expect(page.get_by_text("class PenguinFeatures(TransformerMixin")).to_be_visible()
+    picture(page, "pipeline", 560)
 
 
 def test_version(shown, page, picture):
