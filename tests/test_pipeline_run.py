@@ -14,6 +14,7 @@ from running import PYTHON, ROOT, run, uri
 from sentences import assert_one_sentence
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import OneHotEncoder
 from stores import runs_of
 
 CSV = ROOT / "data" / "penguins.csv"
@@ -203,6 +204,7 @@ def test_data_is_the_file_of_its_readme():
     assert "data/*.csv -text\n" in (ROOT / ".gitattributes").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:Starting with pandas version 4.0")
 def test_mlflows_own_digest_leaves_out_a_text_column_with_missing_values():
     def digest(column):
         rows = read()
@@ -220,6 +222,23 @@ def test_a_column_with_a_missing_value_would_count_as_optional():
         each.name for each in mlflow.models.infer_signature(X_train).inputs if not each.required
     ]
     assert optional == [*NUMBERS, "sex"]
+
+
+def test_a_schema_of_integers_warns_and_refuses_a_missing_value():
+    whole = pd.DataFrame({"body_mass_g": [3750, 3800]})
+    with pytest.warns(UserWarning, match="integer column"):
+        schema = mlflow.models.infer_signature(whole).inputs
+    missing = pd.DataFrame({"body_mass_g": [3750, None]})
+    with pytest.raises(mlflow.MlflowException, match="Incompatible input types"):
+        mlflow.models.validate_schema(missing, schema)
+
+
+def test_an_encoder_without_the_option_refuses_a_new_category():
+    encoder = OneHotEncoder(sparse_output=False).fit([["Dream"], ["Biscoe"]])
+    with pytest.raises(ValueError, match="Found unknown categories"):
+        encoder.transform([["Heard"]])
+    ignores = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit([["Dream"]])
+    assert ignores.transform([["Heard"]]).tolist() == [[0]]
 
 
 @pytest.mark.ci
