@@ -79,7 +79,7 @@ a new copy
 @pytest.fixture
 def page(tmp_path):
     """A small repo whose README is PAGE, and a way to run that page."""
-    for name in "src", "benchmarks", "server", "tests":
+    for name in "src", "data", "benchmarks", "server", "tests":
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in "conftest.py", "pyproject.toml", "requirements.txt":
         shutil.copy(ROOT / name, tmp_path / name)
