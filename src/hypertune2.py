@@ -52,7 +52,6 @@ with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=
     print(f"Fitting {FOLDS} folds of each candidate: some seconds", flush=True)
     search = GridSearchCV(MODEL, GRID, cv=FOLDS, n_jobs=-1)
     search.fit(X, y)  # 16 candidates x 5 folds, and the best once more on all training rows
-
     # One child a candidate, worst first, because the UI shows the newest on top
     results = pd.DataFrame(search.cv_results_).sort_values("rank_test_score", kind="stable")
     for candidate in results[::-1].to_dict("records"):
@@ -69,7 +68,6 @@ with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=
             except Exception as error:
                 mlflow.set_tag("error", f"{type(error).__name__}: {error.__cause__ or error}")
             mlflow.end_run("FAILED")
-
     mlflow.log_params({f"best_{key}": value for key, value in search.best_params_.items()})
     test_accuracy = search.score(X_test, test["target"])
     mlflow.log_metrics({"best_cv_score": search.best_score_, "test_accuracy": test_accuracy})
@@ -96,5 +94,7 @@ print(table.loc[results.index].head().to_string(index=False))
 print(f"best parameters: {search.best_params_}")
 print(f"cross-validation accuracy: {search.best_score_:.4f}\ntest accuracy: {test_accuracy:.4f}")
 print(f'Run "{parent.info.run_name}", ID {parent.info.run_id}, with {len(results)} children')
-print(f"{connected}/#/experiments/{experiment_id}/runs")
+children = f"searchFilter=tags.mlflow.parentRunId%3D%27{parent.info.run_id}%27"
+best_first = "orderByKey=metrics.%60mean_test_score%60&orderByAsc=false"
+print(f"{connected}/#/experiments/{experiment_id}/runs?{children}&{best_first}")
 print("Next: look at them, then python src/log_dataset.py")

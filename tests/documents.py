@@ -46,7 +46,7 @@ SERVER = re.compile(
     r".* --(?:port|addr|worker-port) (?:[\d.]+:)?(\d+)\b.*\n$"
 )
 VARIES = [  # what differs from run to run, and what stands for it
-    (r"\b[0-9a-f]{32}\b", "<ID>"),
+    (r"(\b|(?<=%27))[0-9a-f]{32}(\b|(?=%27))", "<ID>"),
     (r"\b\d{18}\b", "<experiment ID>"),
     (r"\b[0-9a-f]{12}\b", "<revision>"),
     (r"\[Errno \d+\]", "[Errno]"),

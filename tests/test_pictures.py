@@ -52,9 +52,11 @@ class Shown:
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / part, folder / part, ignore=ignore)
         make_repo(folder)
+        self.printed = {}
         for name in LESSONS:
             result = run_script(name, folder, root=folder, **OWNER)
             assert result.returncode == 0, result.stderr
+            self.printed[name] = result.stdout
         self.server = Server(folder, "ui")
         self.client = MlflowClient(self.server.uri)
 
@@ -308,11 +310,18 @@ def test_heatmap(shown, request):
 
 
 def test_compare(shown, page, picture):
+    """At the address that the search has printed stand its children alone, best first."""
     _, children = shown.search()
-    open_experiment(page, "hypertune2")
-    open_children(page)
-    for child in children:
-        row_of(page, child).locator(".ag-selection-checkbox input").check()
+    address = re.search(
+        r"^http://127.0.0.1:5000(/#/\S+)$", shown.printed["hypertune2"], re.MULTILINE
+    )
+    page.goto(shown.server.uri + address[1])
+    expect(page.get_by_text("16 matching runs")).to_be_visible()
+    rows = page.locator(".ag-center-cols-container .ag-row")
+    names = [rows.locator(f"xpath=self::*[@row-index='{n}']").inner_text() for n in range(16)]
+    best_first = sorted(children, key=lambda child: -child.data.metrics["mean_test_score"])
+    assert [name for name in names if best_first[0].info.run_name in name] == names[:1]
+    page.locator(".ag-header input[type=checkbox]").first.check()
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("heading", name="Comparing 16 Runs from 1 Experiment")).to_be_visible()
     plot = page.get_by_role("tabpanel", name="Parallel Coordinates Plot")
