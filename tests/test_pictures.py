@@ -317,10 +317,13 @@ def test_compare(shown, page, picture):
     )
     page.goto(shown.server.uri + address[1])
     expect(page.get_by_text("16 matching runs")).to_be_visible()
-    rows = page.locator(".ag-center-cols-container .ag-row")
-    names = [rows.locator(f"xpath=self::*[@row-index='{n}']").inner_text() for n in range(16)]
-    best_first = sorted(children, key=lambda child: -child.data.metrics["mean_test_score"])
-    assert [name for name in names if best_first[0].info.run_name in name] == names[:1]
+    scores = {
+        int(row_of(page, child).first.get_attribute("row-index")): child.data.metrics[
+            "mean_test_score"
+        ]
+        for child in children
+    }
+    assert [scores[n] for n in range(16)] == sorted(scores.values(), reverse=True)
     page.locator(".ag-header input[type=checkbox]").first.check()
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("heading", name="Comparing 16 Runs from 1 Experiment")).to_be_visible()
