@@ -97,4 +97,4 @@ columns = ["start_time", *best, "metrics.best_cv_score", "metrics.test_accuracy"
 print(f"Searches in this store: {len(searches)}")
 print(searches.reindex(columns=columns).to_string(index=False))
 print(f'Run "{searches["tags.mlflow.runName"][0]}", ID {parent.run_id}')
-print("Next: python src/register_model.py")
+print("Next: python src/training_loop.py")
