@@ -11,6 +11,7 @@ from patched import before, run_patched
 from running import run_script, uri
 from sentences import assert_one_sentence, assert_success
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LinearRegression
 from stores import runs_of
 
 CURVES = ["train_loss", "val_loss", "best_val_loss", "best_epoch"]
@@ -236,8 +237,9 @@ def test_an_id_that_is_not_of_the_experiment_is_refused_in_one_sentence(folder):
 
 
 @pytest.fixture
-def here(folder):
-    """This process logs into the database in FOLDER; return a client."""
+def here(folder, monkeypatch):
+    """This process logs into the database in FOLDER, where it is; return a client."""
+    monkeypatch.chdir(folder)
     previous = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri(folder))
     yield MlflowClient(uri(folder))
@@ -278,11 +280,12 @@ def test_system_metrics_of_a_short_run_and_of_a_child_are_missing(here):
 @pytest.mark.ci
 def test_which_points_land_on_a_checkpoint(here):
     """What the page warns of."""
+    model = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
     with mlflow.start_run() as run:
         mlflow.log_metric("system/of_step_0", 1)
         first, third = (
-            mlflow.pyfunc.log_model(
-                name=f"epoch-{step}", step=step, python_model=abs_of, pip_requirements=[]
+            mlflow.sklearn.log_model(
+                model, name=f"epoch-{step}", step=step, pip_requirements=["scikit-learn"]
             ).model_id
             for step in (0, 2)
         )
@@ -298,7 +301,3 @@ def test_which_points_land_on_a_checkpoint(here):
     here.delete_logged_model(first)
     (run,) = here.search_runs(["0"])
     assert first in {each.model_id for each in run.outputs.model_outputs}
-
-
-def abs_of(model_input: list[float]) -> list[float]:
-    return [abs(each) for each in model_input]
