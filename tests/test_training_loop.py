@@ -237,9 +237,8 @@ def test_an_id_that_is_not_of_the_experiment_is_refused_in_one_sentence(folder):
 
 
 @pytest.fixture
-def here(folder, monkeypatch):
-    """This process logs into the database in FOLDER, where it is; return a client."""
-    monkeypatch.chdir(folder)
+def here(folder):
+    """This process logs into the database in FOLDER; return a client."""
     previous = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri(folder))
     yield MlflowClient(uri(folder))
@@ -278,10 +277,11 @@ def test_system_metrics_of_a_short_run_and_of_a_child_are_missing(here):
 
 
 @pytest.mark.ci
-def test_which_points_land_on_a_checkpoint(here):
+def test_which_points_land_on_a_checkpoint(here, folder):
     """What the page warns of."""
     model = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
-    with mlflow.start_run() as run:
+    experiment_id = here.create_experiment("traps", folder.as_uri())
+    with mlflow.start_run(experiment_id=experiment_id):
         mlflow.log_metric("system/of_step_0", 1)
         first, third = (
             mlflow.sklearn.log_model(
@@ -299,5 +299,5 @@ def test_which_points_land_on_a_checkpoint(here):
     assert scores(first) == {"system/of_step_0": 1, "final_test": 99}
     assert scores(third) == {"val_loss": 0.5}
     here.delete_logged_model(first)
-    (run,) = here.search_runs(["0"])
+    (run,) = here.search_runs([experiment_id])
     assert first in {each.model_id for each in run.outputs.model_outputs}
