@@ -31,8 +31,7 @@ IMAGES = ROOT / "docs" / "images"
 # What a reader has run when the last lesson begins.
 LESSONS = ["basic_run", "autolog", "select_experiment"]
 LESSONS += ["hypertune2", "register_model", "promote_model"] * 2 + ["log_dataset", "compare_runs"]
-LESSONS += ["custom_model"]
-LESSONS += ["pipeline_run"]
+LESSONS += ["training_loop", "pipeline_run", "custom_model"]
 OWNER = {"LOGNAME": "ada", "MLFLOW_TRACKING_URI": ""}  # nobody's name in the pictures
 WIDTH = 1300
 SIDE = 200  # of which the sidebar takes
@@ -367,6 +366,37 @@ def test_pipeline(shown, page, picture):
         page.get_by_text(name, exact=True).last.click()
     expect(page.get_by_text("class PenguinFeatures(TransformerMixin")).to_be_visible()
     picture(page, "pipeline", 560)
+
+
+def test_curves(shown, page, picture):
+    (run,) = shown.runs("training-loop")
+    open_run(page, "training-loop", "digits")
+    page.set_viewport_size({"width": WIDTH, "height": 1100})
+    page.get_by_role("tab", name="Model metrics").click()
+    page.get_by_role("button", name="Add chart").click()
+    page.get_by_text("Line chart").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("train_loss", exact=True)).to_be_visible()
+    dialog.get_by_role("combobox").last.click()
+    page.keyboard.type("val_loss")
+    page.keyboard.press("Enter")
+    dialog.get_by_text("digits (val_loss)").wait_for()
+    dialog.get_by_role("button", name="Add chart").click()
+    own = [name for name in run.data.metrics if "system/" not in name]
+    for title in *own, "train_loss vs val_loss":
+        expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
+    for name in "train_loss", "val_loss":  # in its own chart and in the new one
+        expect(page.get_by_text(f"digits ({name})")).to_have_count(2)
+    picture(page, "curves", 985)
+
+
+def test_the_page_of_a_checkpoint_shows_the_scores_of_its_step(shown, page):
+    open_experiment(page, "training-loop")
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name="epoch-21").first.click()
+    (run,) = shown.runs("training-loop")
+    losses = shown.client.get_metric_history(run.info.run_id, "val_loss")
+    has_rows(page, {"val_loss": str(losses[20].value)[:10], "best_epoch": "21", "epoch": "21"})
 
 
 def test_version(shown, page, picture):
