@@ -53,9 +53,13 @@ def contents_without_source(folder):
 
 
 def described(client, run):
-    """What the run holds; a time, and hypertune3's own process, are only said to be there."""
+    """What the run holds; a time, and hypertune3's own process, are only said to be there.
+
+    What MLflow measured of the machine is left out.
+    """
     tags = run.data.tags | ({"process": "a number"} if "process" in run.data.tags else {})
     scores = {k: v if "time" not in k else "a time" for k, v in run.data.metrics.items()}
+    scores = {k: v for k, v in scores.items() if not k.startswith("system/")}
     parent = run.data.tags.get("mlflow.parentRunId")
     inputs = run.inputs.dataset_inputs
     outputs = run.outputs.model_outputs if run.outputs else []

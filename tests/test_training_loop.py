@@ -299,5 +299,6 @@ def test_which_points_land_on_a_checkpoint(here, folder):
     assert scores(first) == {"system/of_step_0": 1, "final_test": 99}
     assert scores(third) == {"val_loss": 0.5}
     here.delete_logged_model(first)
+    assert list(folder.rglob(f"{first}/artifacts/MLmodel"))
     (run,) = here.search_runs([experiment_id])
     assert first in {each.model_id for each in run.outputs.model_outputs}
