@@ -62,8 +62,9 @@ def described(client, run):
     scores = {k: v for k, v in scores.items() if not k.startswith("system/")}
     parent = run.data.tags.get("mlflow.parentRunId")
     inputs = run.inputs.dataset_inputs
-    outputs = run.outputs.model_outputs if run.outputs else []
-    models = [client.get_logged_model(output.model_id) for output in outputs]
+    # The run's outputs still list a model that was deleted.
+    of_run = f"source_run_id = '{run.info.run_id}'"
+    models = client.search_logged_models([run.info.experiment_id], of_run)
     return without_ids(
         {
             "name": run.info.run_name,
@@ -77,7 +78,8 @@ def described(client, run):
             ],
             "files": files_of(client, run.info.run_id),
             "models": [
-                (model.name, model.params, files_of(client, model.model_id)) for model in models
+                (model.name, model.params, files_of(client, model.model_id))
+                for model in sorted(models, key=lambda model: model.name)
             ],
         }
     )
