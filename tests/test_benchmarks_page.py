@@ -44,6 +44,10 @@ def compared(what, count="10,000"):
     return COMPARED[what, count]
 
 
+POINTS = [
+    medians([row[2]])[0] for row in PAGE["A point of a curve: by one call each, or in batches"]
+]
+
 # What a child costs: two tables.
 CHILD = PAGE["What a child costs"]
 HEADS = next(line for line in text_of("benchmarks.md").splitlines() if "| separate |" in line)
@@ -197,6 +201,9 @@ CLAIMS = {
         dask < min(server, workers) for _, server, _, workers, dask in LIMITS
     ),
     r"ended by SIGKILL (eight) times": lambda times: len(KILLS) == times,
+    r"10,000 points take ([\d.]+) seconds. One call each would take (\d+) seconds": (
+        lambda batches, single: POINTS[2] * 10 == about(batches) and POINTS[0] * 10 == about(single)
+    ),
     r"At most what was under way is repeated": lambda: all(
         0 <= repeated <= under_way <= 2 for _, under_way, repeated in KILLS
     ),
@@ -219,7 +226,7 @@ COMMANDS = re.findall(
 
 def test_every_command_is_found():
     text = text_of("benchmarks.md")
-    assert len(COMMANDS) == len(re.findall(r"^python benchmarks/", text, re.MULTILINE)) == 8
+    assert len(COMMANDS) == len(re.findall(r"^python benchmarks/", text, re.MULTILINE)) == 9
 
 
 @pytest.mark.parametrize(("heading", "script", "options"), COMMANDS, ids=[c[1] for c in COMMANDS])
