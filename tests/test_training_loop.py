@@ -251,6 +251,7 @@ def system_metrics(client, run):
     return [name for name in client.get_run(run.info.run_id).data.metrics if "system/" in name]
 
 
+@pytest.mark.facts
 @pytest.mark.ci
 def test_without_psutil_a_run_with_system_metrics_stays_running(here, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -261,6 +262,7 @@ def test_without_psutil_a_run_with_system_metrics_stays_running(here, monkeypatc
     assert run.info.status == "RUNNING"
 
 
+@pytest.mark.facts
 @pytest.mark.ci
 def test_system_metrics_of_a_short_run_and_of_a_child_are_missing(here):
     with mlflow.start_run(log_system_metrics=True) as short:
@@ -276,6 +278,7 @@ def test_system_metrics_of_a_short_run_and_of_a_child_are_missing(here):
     assert system_metrics(here, parent) and not system_metrics(here, child)
 
 
+@pytest.mark.facts
 @pytest.mark.ci
 def test_which_points_land_on_a_checkpoint(here, folder):
     """What the page warns of."""
