@@ -97,4 +97,4 @@ print(f"stopped after epoch {epoch}, best val_loss {losses[best_epoch]:.4f} in e
 print(f"best checkpoint: {best.name}, right on {accuracy:.1%} of the validation digits")
 print(f'Run "{run.info.run_name}", ID {run_id}')
 print(f"{connected}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics")
-print("Next: python src/register_model.py")
+print("Next: python src/pipeline_run.py")
