@@ -59,6 +59,7 @@ if "--yes" not in words and not (sys.stdin.isatty() and input("Run it? Write yes
 uri = f"sqlite:///{Path(temp.name).as_posix()}/again.db"
 env = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
 env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))  # tracking.py is there
+print("Running it: this takes as long as it did then", flush=True)
 done = run([sys.executable, script], cwd=temp.name, env=env, capture_output=True, errors="replace")
 new = mlflow.MlflowClient(uri)
 experiments = [each.experiment_id for each in new.search_experiments()]
@@ -84,14 +85,13 @@ table = pd.DataFrame(points, columns=["when", *keys, "value"]).pivot_table("valu
 table = table.reset_index().reindex(columns=[*keys, "then", "here"])
 scores = table[~table["metric"].str.contains(NEVER_EQUAL)].fillna(float("inf"))
 off = scores.query("then != here").eval("off = here - then").sort_values("off", key=abs)[::-1]
-largest = max([0, *off["off"].abs()])
 
 # %% Result
 experiment_id = mlflow.set_experiment("reproduce-run").experiment_id
 tags = {"equal": "no" if len(off) or scores.empty else "yes"}
 with mlflow.start_run(experiment_id=experiment_id, run_name=script.stem, tags=tags) as report:
     mlflow.log_params({"run_id": run_id, "script": script.name})
-    mlflow.log_metrics({"values": len(scores), "different": len(off), "largest": largest})
+    mlflow.log_metrics({"all": len(scores), "off": len(off), "worst": max([0, *off["off"].abs()])})
     mlflow.log_table(differs.reset_index(names="what"), "differs.json")
     mlflow.log_table(table, "metrics.json")
 print(f"Different here:\n{differs.to_string()}" if len(differs) else "Nothing that went in differs")
