@@ -49,6 +49,7 @@ VARIES = [  # what differs from run to run, and what stands for it
     (r"(\b|(?<=%27))[0-9a-f]{32}(\b|(?=%27))", "<ID>"),
     (r"\b\d{18}\b", "<experiment ID>"),
     (r"\b[0-9a-f]{12}\b", "<revision>"),
+    (r"\S*/tmp\w{8}/", "<folder>/"),
     (r"\[Errno \d+\]", "[Errno]"),
     (r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?", "<time>"),
     (r"\b\d:\d\d:\d\d\b", "<duration>"),
@@ -78,6 +79,9 @@ class Page:
         copy_repo(self.folder, *names)
         settings = self.folder / "server" / ".env.example"
         settings.write_text(self.here(settings.read_text()))
+        # It isn't a change of the reader's.
+        unchanged = ["git", "update-index", "--assume-unchanged", "server/.env.example"]
+        subprocess.run(unchanged, cwd=self.folder, check=True)
 
     def leave(self):
         """Stop the servers, and remove the folder."""

@@ -11,9 +11,11 @@ from running import PYTHON, ROOT, SHARED, make_repo, run
 
 PARTS = ["src", "data", "benchmarks", "server", "requirements.txt"]
 # The lessons that a reader has run before one.
-BEFORE = {name: ["hypertune2"] for name in ("compare_runs", "register_model")}
+BEFORE = {name: ["hypertune2"] for name in ("compare_runs", "register_model", "reproduce_run")}
 BEFORE["promote_model"] = ["hypertune2", "register_model"]
 BEFORE["score_model"] = ["hypertune2", "register_model", "promote_model"]
+# The words after its name, if nobody is there to answer its question.
+WORDS = {"reproduce_run": ["--yes"]}
 
 
 def copy_repo(folder, *names):
@@ -32,7 +34,7 @@ def repo_after(names):
             new = Path(f"{folder}.new")
             if names:
                 copy_repo(new, *names[:-1])
-                done = run([PYTHON, f"src/{names[-1]}.py"], new)
+                done = run([PYTHON, f"src/{names[-1]}.py", *WORDS.get(names[-1], [])], new)
                 assert done.returncode == 0, done.stderr
                 move_store(new / "mlflow.db", new, folder)
             else:

@@ -7,7 +7,7 @@ import pytest
 from cells import cells_of, printed, run_cells
 from dagshub_standin import DagsHub, settings
 from documents import normalised
-from filled import BEFORE, copy_repo
+from filled import BEFORE, WORDS, copy_repo
 from lessons import copy_with_grid
 from matplotlib.image import imread
 from mlflow import MlflowClient
@@ -60,13 +60,15 @@ def folder_of_the_lesson(folder, name):
 def test_cells_print_and_store_what_the_script_does(name, tmp_path):
     script = tmp_path / "script"
     folder_of_the_lesson(script, name)
-    printed_there = assert_success(run_script(name, script / "src", root=script))
+    words = WORDS.get(name, [])
+    printed_there = assert_success(run_script(name, script / "src", *words, root=script))
     path = Path("src", f"{name}.py")
     for file in [False, True] if "__file__" in (ROOT / path).read_text() else [False]:
         folder = tmp_path / f"cells-{file}"
         folder_of_the_lesson(folder, name)
         first = [f"__file__ = {str(folder / path)!r}"] if file else []  # as VS Code does
-        notebook = run_cells([*first, *cells_of(folder / path)], folder / "src", tmp=tmp_path)
+        cells = [cell.replace("words = []", f"words = {words}") for cell in cells_of(folder / path)]
+        notebook = run_cells([*first, *cells], folder / "src", tmp=tmp_path)
         assert not REPORTS.sub("", printed(notebook, "stderr"))
         texts = printed_there.replace(str(script), ""), printed(notebook).replace(str(folder), "")
         assert normalised(texts[1]) == normalised(texts[0])

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from documents import normalised
-from filled import BEFORE, copy_repo
+from filled import BEFORE, WORDS, copy_repo
 from lessons import copy_with_grid
 from running import ENV, LESSONS, PYTHON, run, uri
 from stores import contents
@@ -30,7 +30,7 @@ def test_a_lesson_leaves_the_same_store_and_prints_the_same(name, tmp_path):
         copy_repo(folder, *BEFORE.get(name, []))
         if name.startswith("hypertune"):
             copy_with_grid(folder, name, GRID)
-        result = run([python, f"src/{name}.py"], folder)
+        result = run([python, f"src/{name}.py", *WORDS.get(name, [])], folder)
         printed = [
             normalised(text.replace(str(folder), "")) for text in (result.stdout, result.stderr)
         ]
