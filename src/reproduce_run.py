@@ -92,8 +92,8 @@ tags = {"equal": "no" if len(off) or scores.empty else "yes"}
 with mlflow.start_run(experiment_id=experiment_id, run_name=script.stem, tags=tags) as report:
     mlflow.log_params({"run_id": run_id, "script": script.name})
     mlflow.log_metrics({"all": len(scores), "off": len(off), "worst": max([0, *off["off"].abs()])})
-    mlflow.log_table(differs.reset_index(names="what"), "differs.json")
-    mlflow.log_table(table, "metrics.json")
+    mlflow.log_text(differs.to_csv(index_label="what", lineterminator="\n"), "differs.csv")
+    mlflow.log_text(table.to_csv(index=False, lineterminator="\n"), "metrics.csv")
 print(f"Different here:\n{differs.to_string()}" if len(differs) else "Nothing that went in differs")
 print(off.to_string(index=False, max_rows=10) if len(off) else "All scores are equal")
 print(f"Of {len(scores)} scores {len(off)} differ; {len(table) - len(scores)} times are left out")
