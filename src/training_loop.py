@@ -61,7 +61,7 @@ def tidy():
 
 
 # %% The loop: one cell, since a run ends with its `with` block
-mlflow.set_system_metrics_sampling_interval(1)  # seconds; by default a short run records none
+mlflow.set_system_metrics_sampling_interval(0.2)  # seconds; the default is ten, longer than this
 with mlflow.start_run(run_id, experiment_id, "digits", log_system_metrics=True) as run:
     run_id = run.info.run_id
     print(f"If it is interrupted, go on by: python src/training_loop.py {run_id}", flush=True)
