@@ -24,7 +24,6 @@ SEARCH = "attributes.status = 'FINISHED' AND tags.search = 'breast-cancer-forest
 NEVER_EQUAL = r"(?:^|_)time(?:_|$)|^system/"  # metrics of the clock and of the machine
 HERE = Path(globals().get("__file__", "reproduce_run.py")).resolve().parent
 words = [] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]  # in a notebook write into []
-
 connect()
 client = mlflow.MlflowClient()
 
@@ -71,8 +70,9 @@ again = max(found, key=lambda each: each.info.run_name == old.info.run_name)
 # %% Compare the data's digests, the params, and all points of the metrics, of the children too
 points = []
 for when, store, each, facts in ("then", client, old, then), ("here", new, again, here):
-    data = {f"data {i.tags[0].value}": i.dataset.digest for i in each.inputs.dataset_inputs}
-    facts |= data | each.data.params
+    facts |= each.data.params
+    for given in each.inputs.dataset_inputs:
+        facts[" ".join([given.dataset.name, *(t.value for t in given.tags)])] = given.dataset.digest
     of_run = f"tags.`mlflow.parentRunId` = '{each.info.run_id}'"
     children = store.search_runs([each.info.experiment_id], of_run, max_results=50_000)
     for name, one in [("", each), *((child.info.run_name, child) for child in children)]:

@@ -35,7 +35,7 @@ with mlflow.start_run(experiment_id=experiment_id) as run:
     mlflow.log_artifact(__file__)
     for column in rows:
         given = mlflow.data.from_pandas(rows[[column]], name=column)
-        mlflow.log_input(given, context=column)
+        mlflow.log_input(given, context="training" if column == "x" else None)
         with mlflow.start_run(experiment_id=experiment_id, run_name=column, nested=True):
             mlflow.log_metric("largest", rows[column].max())
 print(run.info.run_id)
@@ -169,10 +169,10 @@ def test_an_edited_row_is_recognised_and_how_far_off_it_leads(folder):
     assert ["curve", "1", "3.0", "3.5", "0.5"] in lines(printed)
     assert ["curve", "2", "6.0", "6.5", "0.5"] in lines(printed)
     differs = table(report, "differs.csv").set_index("what")
-    assert set(differs.index) == {"script", "commit", "data x"}
+    assert set(differs.index) == {"script", "commit", "x training"}
     data = MlflowClient(uri(folder)).get_run(run_id).inputs.dataset_inputs
     digests = [given.dataset.digest for given in data if given.dataset.name == "x"]
-    assert differs["then"]["data x"] == digests[0] != differs["here"]["data x"]
+    assert differs["then"]["x training"] == digests[0] != differs["here"]["x training"]
     assert differs["here"]["script"] == ""  # there is no own.py beside the lesson
     metrics = table(report, "metrics.csv")
     assert len(metrics) == 7
@@ -188,7 +188,7 @@ def test_another_column_is_a_child_and_data_that_are_missing_then(folder):
     assert report.data.metrics["all"] == 7 and report.data.metrics["off"] == 2
     assert report.data.tags["equal"] == "no"
     differs = table(report, "differs.csv").set_index("what")
-    assert differs["here"]["data y"] == "missing" == differs["then"]["data z"]
+    assert differs["here"]["y"] == "missing" == differs["then"]["z"]
 
 
 @pytest.mark.ci
