@@ -156,7 +156,7 @@ def test_prints_the_search(compared):
         assert " ".join(row[:2]).startswith(start)
         assert row[2:] == [*best, *scores]
     ending = (
-        f'Run "grid search", ID {compared.before.info.run_id}\nNext: python src/register_model.py\n'
+        f'Run "grid search", ID {compared.before.info.run_id}\nNext: python src/training_loop.py\n'
     )
     assert compared.output.endswith(ending)
 

@@ -18,6 +18,7 @@ def test_prints_the_best_and_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ci
 def test_a_terminal_shows_the_progress_bar(tmp_path):
     """The one use of scikit-learn's callbacks and of rich, which no piped run reaches."""
     pty = pytest.importorskip("pty")
