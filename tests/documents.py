@@ -51,6 +51,7 @@ VARIES = [  # what differs from run to run, and what stands for it
     (r"\b[0-9a-f]{12}\b", "<revision>"),
     (r"\S*/tmp\w{8}/", "<folder>/"),
     (r"\[Errno \d+\]", "[Errno]"),
+    (r"less than \d+ ms\b", "less than <time>"),
     (r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?", "<time>"),
     (r"\b\d:\d\d:\d\d\b", "<duration>"),
 ]
