@@ -90,8 +90,8 @@ class Environment:
             timeout=60 * MINUTES,
         )
         if result.returncode:
-            lines = result.stderr.strip().splitlines() or ["it says nothing"]
-            raise RuntimeError(f"{self.name}: {lines[-1]}")
+            words = " ".join(result.stderr.split())[-200:] or "it says nothing"
+            raise RuntimeError(f"{self.name}: {words}")
         return result.stdout
 
     def run(self, *args, **env):

@@ -96,11 +96,11 @@ def search(candidates, X, y, uri, parent):
     line = "{task.completed} of {task.total}: {task.description}"
     # Without an address Dask starts workers here, and a web page on port 8787, maybe in use.
     here = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
-    here |= {"threads_per_worker": 1}
-    here = {} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
+    here |= {"threads_per_worker": 1, "timeout": 60}  # seconds: to end may wait for a new worker
+    here = {"timeout": 10} if os.environ.get("DASK_SCHEDULER_ADDRESS") else here
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # see CommClosedError
     try:
-        dask = Client(timeout=10, **here)
+        dask = Client(**here)
     except OSError as error:
         sys.exit(f"Start Dask's scheduler, or correct DASK_SCHEDULER_ADDRESS: {error}")
     with dask, Progress(line, disable=not sys.stdout.isatty()) as bar:

@@ -12,7 +12,9 @@ from sentences import assert_one_sentence, assert_success
 
 
 def test_life_of_a_model(store, tmp_path):
-    """In one test, on every kind of store: the commands of lessons 5 and 12 to 10, in order."""
+    """In one test, on every kind of store: the commands of lessons 5 and 12 to 14, in order."""
+    for registered in store.client.search_registered_models(f"name = '{NAME}'"):
+        store.client.delete_registered_model(registered.name)  # of another test on the same server
     # The best of the whole grid reaches the same.
     small_repo(tmp_path, {"n_estimators": [8, 16], "max_depth": [4]})
 
