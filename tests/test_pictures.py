@@ -360,7 +360,8 @@ def test_custom_model(shown, page, picture):
 
 def test_pipeline(shown, page, picture):
     open_run(page, "pipeline-run", "penguins")
-    page.get_by_role("link", name="pipeline", exact=True).last.click()
+    # By a key, because the table of models may still move below a click.
+    page.get_by_role("link", name="pipeline", exact=True).last.press("Enter")
     page.get_by_text("About this logged model").wait_for()
     for name in "Artifacts", "code", "penguin_features.py":  # here Artifacts is no tab
         page.get_by_text(name, exact=True).last.click()
@@ -380,7 +381,7 @@ def test_curves(shown, page, picture):
     dialog.get_by_role("combobox").last.click()
     page.keyboard.type("val_loss")
     page.keyboard.press("Enter")
-    dialog.get_by_text("digits (val_loss)").wait_for()
+    dialog.get_by_text("digits (val_loss)").wait_for(state="attached")  # it may be below the edge
     dialog.get_by_role("button", name="Add chart").click()
     own = [name for name in run.data.metrics if "system/" not in name]
     for title in *own, "train_loss vs val_loss":
