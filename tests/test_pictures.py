@@ -359,9 +359,9 @@ def test_custom_model(shown, page, picture):
 
 
 def test_pipeline(shown, page, picture):
-    open_run(page, "pipeline-run", "penguins")
-    # By a key, because the table of models may still move below a click.
-    page.get_by_role("link", name="pipeline", exact=True).last.press("Enter")
+    open_experiment(page, "pipeline-run")
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name="pipeline", exact=True).first.click()
     page.get_by_text("About this logged model").wait_for()
     for name in "Artifacts", "code", "penguin_features.py":  # here Artifacts is no tab
         page.get_by_text(name, exact=True).last.click()
