@@ -24,14 +24,31 @@ def connecting(uri, cwd, code="", *, python=(PYTHON,), **env):
     return result
 
 
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """A handler that writes no log."""
+
+    def log_message(self, *args):
+        pass
+
+
 @contextmanager
+def serving(handler, context=None):
+    """An HTTP server with this handler, with TLS if there is a CONTEXT; yields its port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if context:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
 def answering(answer, kind="text/html", context=None):
     """An HTTP server, with TLS if there is a CONTEXT; yields its port.
 
     It answers a call of a path by the (status, body) that ANSWER(path) returns.
     """
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, body = answer(self.path)
@@ -43,15 +60,7 @@ def answering(answer, kind="text/html", context=None):
 
         do_GET = do_CONNECT = do_POST
 
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        if context:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+    return serving(Handler, context)
 
 
 @contextmanager
@@ -62,7 +71,7 @@ def forwarding(server, answer):
     None, the server answers.
     """
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, found = answer(f"{self.command} {self.path}", body) or self.ask(body)
@@ -78,10 +87,5 @@ def forwarding(server, answer):
             reply = requests.request(self.command, server + self.path, headers=kept, data=body)
             return reply.status_code, reply.content
 
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{proxy.server_port}"
-        proxy.shutdown()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}"

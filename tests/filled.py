@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from filelock import FileLock
+from lessons import copy_with_grid
 from running import PYTHON, ROOT, SHARED, make_repo, run
 
 PARTS = ["src", "data", "benchmarks", "server", "requirements.txt"]
@@ -24,6 +25,13 @@ def copy_repo(folder, *names):
     shutil.copytree(source, folder, symlinks=True, dirs_exist_ok=True)
     if names:
         move_store(folder / "mlflow.db", source, folder)
+
+
+def copy_before(folder, name):
+    """Make FOLDER the repo before the lesson NAME; a search has few candidates."""
+    copy_repo(folder, *BEFORE.get(name, []))
+    if name.startswith("hypertune"):
+        copy_with_grid(folder, name, {"n_estimators": [16, 32], "max_depth": [2, None]})
 
 
 def repo_after(names):

@@ -7,8 +7,7 @@ import pytest
 from cells import cells_of, printed, run_cells
 from dagshub_standin import DagsHub, settings
 from documents import normalised
-from filled import BEFORE, WORDS, copy_repo
-from lessons import copy_with_grid
+from filled import WORDS, copy_before, copy_repo
 from matplotlib.image import imread
 from mlflow import MlflowClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -48,24 +47,17 @@ def assert_same_pictures(cells, script):
         assert expected.std() > 0.05  # it isn't empty
 
 
-def folder_of_the_lesson(folder, name):
-    """Make FOLDER the repo before the lesson NAME; a search has few candidates."""
-    copy_repo(folder, *BEFORE.get(name, []))
-    if name.startswith("hypertune"):
-        copy_with_grid(folder, name, {"n_estimators": [16, 32], "max_depth": [2, None]})
-
-
 @pytest.mark.ci
 @pytest.mark.parametrize("name", NAMES)
 def test_cells_print_and_store_what_the_script_does(name, tmp_path):
     script = tmp_path / "script"
-    folder_of_the_lesson(script, name)
+    copy_before(script, name)
     words = WORDS.get(name, [])
     printed_there = assert_success(run_script(name, script / "src", *words, root=script))
     path = Path("src", f"{name}.py")
     for file in [False, True] if "__file__" in (ROOT / path).read_text() else [False]:
         folder = tmp_path / f"cells-{file}"
-        folder_of_the_lesson(folder, name)
+        copy_before(folder, name)
         first = [f"__file__ = {str(folder / path)!r}"] if file else []  # as VS Code does
         cells = [cell.replace("words = []", f"words = {words}") for cell in cells_of(folder / path)]
         notebook = run_cells([*first, *cells], folder / "src", tmp=tmp_path)

@@ -8,8 +8,7 @@ import time
 
 import pytest
 from documents import normalised
-from filled import BEFORE, WORDS, copy_repo
-from lessons import copy_with_grid
+from filled import WORDS, copy_before
 from running import ENV, LESSONS, PYTHON, run, uri
 from stores import contents
 
@@ -19,7 +18,6 @@ pytestmark = [
 ]
 # dagshub_run needs a stand-in of the site, and reproduce_run runs a whole search: see their tests.
 NAMES = [path.stem for path in LESSONS if path.stem not in ("dagshub_run", "reproduce_run")]
-GRID = {"n_estimators": [16], "max_depth": [2, None]}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,9 +25,7 @@ def test_a_lesson_leaves_the_same_store_and_prints_the_same(name, tmp_path):
     found = []
     for python in PYTHON, sys.executable:
         folder = tmp_path / ("fork" if python == PYTHON else "new")
-        copy_repo(folder, *BEFORE.get(name, []))
-        if name.startswith("hypertune"):
-            copy_with_grid(folder, name, GRID)
+        copy_before(folder, name)
         result = run([python, f"src/{name}.py", *WORDS.get(name, [])], folder)
         printed = [
             normalised(text.replace(str(folder), "")) for text in (result.stdout, result.stderr)
