@@ -165,6 +165,16 @@ def mariadb(tmp_path):
     process.wait(60)
 
 
+@pytest.fixture
+def track_in():
+    """A call that says where this process logs and loads, until the test ends."""
+    before = mlflow.get_tracking_uri()
+    yield mlflow.set_tracking_uri
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(before)
+
+
 KINDS = [
     "sqlite",
     "file",

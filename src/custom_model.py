@@ -20,6 +20,7 @@ from mlflow.models import infer_signature
 from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
+import centroid_model
 from tracking import connect
 
 SEED = 42
@@ -43,13 +44,14 @@ centroids = np.array([X_train[y_train == name].mean(axis=0) for name in classes]
 # %% The run and its model
 with mlflow.start_run(experiment_id=experiment_id, run_name="nearest centroid") as run:
     mlflow.log_params({"farthest": FARTHEST, "random_state": SEED})
+    mlflow.log_artifact(SCRIPT)
     with TemporaryDirectory() as folder:
         weights = Path(folder, "centroids.npy")
         np.save(weights, centroids)
         # The code goes as a file: an object would be pickled, and need its module to load.
         info = mlflow.pyfunc.log_model(
             name="centroids",
-            python_model=Path(SCRIPT).with_name("centroid_model.py"),
+            python_model=centroid_model.__file__,
             artifacts={"centroids": str(weights)},
             model_config={"classes": classes.tolist()},
             signature=infer_signature(X_test, y_test, params={"farthest": FARTHEST}),

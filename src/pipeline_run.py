@@ -4,8 +4,6 @@ What you learn: a pipeline with a transformer of your own as one model, the prep
 file and as a dataset, and answers in spite of a missing value or a new category.
 
     python src/pipeline_run.py
-
-In the UI: Model training > Experiments > pipeline-run > "penguins": its table and its model.
 """
 
 # %% Settings
@@ -34,6 +32,7 @@ CATEGORIES = ["island", "sex"]
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 # Where everybody finds the rows. The path on your disk would tell a colleague nothing.
 SOURCE = "https://github.com/allisonhorst/palmerpenguins/raw/v0.1.0/inst/extdata/penguins.csv"
+SCRIPT = globals().get("__file__", "pipeline_run.py")  # a notebook has no __file__
 CODE = penguin_features.__file__
 DATA = Path(CODE).parent.parent / "data" / "penguins.csv"
 if not DATA.exists():
@@ -58,6 +57,7 @@ model = make_pipeline(penguin_features.PenguinFeatures(), prepare, MODEL)
 # %% Run
 with mlflow.start_run(experiment_id=experiment_id, run_name="penguins") as run:
     mlflow.log_params(SPLIT | {"model": str(MODEL)})
+    mlflow.log_artifact(SCRIPT)
     # MLflow's own digest would leave out the column sex, because values are missing there.
     digest = hashlib.sha256(DATA.read_bytes()).hexdigest()[:8]
     raw = mlflow.data.from_pandas(penguins, SOURCE, "species", "penguins", digest)

@@ -1,7 +1,6 @@
 """Track a training loop of your own, and go on with it after a kill.
 
-What you learn: curves, the best value as a metric of its own, checkpoints that have scores, early
-stopping, system metrics. If the run is killed, it goes on from its last checkpoint.
+What you learn: curves, the best value, checkpoints with scores, early stopping, system metrics.
 
     python src/training_loop.py
     python src/training_loop.py RUN_ID      goes on with this run
@@ -23,9 +22,9 @@ from tracking import connect
 
 SEED = 42
 PARAMS = {"loss": "log_loss", "learning_rate": "constant", "eta0": 0.001, "alpha": 0}
-EPOCHS, PATIENCE = 100, 10  # stop after ten epochs without a better val_loss
-EVERY = 5  # epochs from one checkpoint to the next
+EPOCHS, PATIENCE, EVERY = 100, 10, 5  # at most; with no better val_loss; between checkpoints
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
+SCRIPT = globals().get("__file__", "training_loop.py")  # a notebook has no __file__
 # In a notebook the words in sys.argv are the kernel's: write the run's ID in the place of None.
 run_id = sys.argv[1] if sys.argv[1:] and "kernel_launcher" not in sys.argv[0] else None
 
@@ -66,6 +65,7 @@ with mlflow.start_run(run_id, experiment_id, "digits", log_system_metrics=True) 
     run_id = run.info.run_id
     print(f"If it is interrupted, go on by: python src/training_loop.py {run_id}", flush=True)
     mlflow.log_params(PARAMS | {"random_state": SEED})
+    mlflow.log_artifact(SCRIPT)
     model, epoch = SGDClassifier(**PARAMS, random_state=SEED), 0
     if kept := tidy():
         model, epoch = mlflow.sklearn.load_model(kept[-1].model_uri), int(kept[-1].params["epoch"])

@@ -1,7 +1,5 @@
 """Changed scripts: with code before them, as for a bug or a kill, or as a reader copies them."""
 
-import shutil
-
 from running import PYTHON, ROOT, run, uri
 
 
@@ -14,8 +12,6 @@ def run_patched(name, patch, folder, *args, root=ROOT, **env):
     script = folder / "patched" / source.name
     script.parent.mkdir(exist_ok=True)
     script.write_text(f"exec({patch!r}, {{}})\n{source.read_text()}")
-    if name == "custom_model":  # it logs the file beside it
-        shutil.copy(source.with_name("centroid_model.py"), script.parent)
     env = {"MLFLOW_TRACKING_URI": uri(folder), "PYTHONPATH": str(source.parent)} | env
     return run([PYTHON, script, *args], folder, **env)
 

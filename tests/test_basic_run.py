@@ -40,18 +40,14 @@ def test_model_is_skops_with_signature_example_and_requirements(store):
     assert model.params == run.data.params
 
 
-def test_model_predicts_and_refuses_a_missing_column(store):
+def test_model_predicts_and_refuses_a_missing_column(store, track_in):
     import mlflow
     from sklearn.datasets import load_wine
 
     run, _ = store.lesson("basic_run")
     model, _ = store.model_files(run)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store.uri)
-    try:
-        loaded = mlflow.pyfunc.load_model(model.model_uri)
-    finally:
-        mlflow.set_tracking_uri(before)
+    track_in(store.uri)
+    loaded = mlflow.pyfunc.load_model(model.model_uri)
     X = load_wine(as_frame=True).data.astype(float)
     assert (loaded.predict(X) == load_wine().target).mean() > 0.95
     reordered = X[sorted(X.columns)]

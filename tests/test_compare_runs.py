@@ -423,15 +423,11 @@ def test_a_large_search_is_shown_whole_and_counted_by_pages(own):
 
 
 @pytest.mark.ci
-def test_start_run_would_open_it_again(own):
+def test_start_run_would_open_it_again(own, track_in):
     """Why the files are added by the client."""
     search = own.log_search(GRID)
     before = own.client.get_run(search).info.end_time
-    outside = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(own.uri)
-    try:
-        with mlflow.start_run(run_id=search):
-            assert own.client.get_run(search).info.status == "RUNNING"
-    finally:
-        mlflow.set_tracking_uri(outside)
+    track_in(own.uri)
+    with mlflow.start_run(run_id=search):
+        assert own.client.get_run(search).info.status == "RUNNING"
     assert own.client.get_run(search).info.end_time > before

@@ -43,6 +43,7 @@ def logged(store, tmp_path):
 def test_the_run_and_its_model_hold_params_metric_and_version(store, logged):
     run, printed, model, _ = logged
     assert (run.info.status, run.info.run_name) == ("FINISHED", "nearest centroid")
+    assert store.files(run.info.run_id) == ["custom_model.py"]
     assert model.params == {"farthest": "3.0", "random_state": "42"}
     settings = {"classes": "['setosa', 'versicolor', 'virginica']"}
     assert run.data.params == model.params | settings

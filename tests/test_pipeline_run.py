@@ -134,7 +134,7 @@ def test_run_knows_the_file_and_the_prepared_table(store):
 
 def test_the_prepared_table_is_a_file(store, tmp_path):
     lesson, _ = store.lesson("pipeline_run")
-    assert store.files(lesson.info.run_id) == ["preprocessed.json"]
+    assert store.files(lesson.info.run_id) == ["pipeline_run.py", "preprocessed.json"]
     path = store.client.download_artifacts(lesson.info.run_id, "preprocessed.json", tmp_path)
     table = pd.DataFrame(**json.loads(Path(path).read_text()))
     X_train, *_ = split()

@@ -42,19 +42,11 @@ def without_steps(store):
     return store.uri.startswith("file:")
 
 
-@pytest.fixture
-def at_store(store):
-    """The store, while this process asks it too."""
-    previous = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store.uri)
-    yield store
-    mlflow.set_tracking_uri(previous)
-
-
 def test_run_holds_one_point_an_epoch_and_the_best(store):
     run, output = store.lesson("training_loop")
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "digits"
+    assert store.files(run.info.run_id) == ["training_loop.py"]
     assert run.data.params == {
         "loss": "log_loss",
         "learning_rate": "constant",
@@ -81,10 +73,11 @@ def test_run_holds_one_point_an_epoch_and_the_best(store):
     assert used.dataset.name == "digits"
 
 
-def test_the_best_checkpoint_and_the_last_stay_with_the_scores_of_their_step(at_store):
-    run, output = at_store.lesson("training_loop")
-    points = curves(at_store.client, run.info.run_id)
-    kept = checkpoints(at_store.client, run)
+def test_the_best_checkpoint_and_the_last_stay_with_the_scores_of_their_step(store, track_in):
+    track_in(store.uri)
+    run, output = store.lesson("training_loop")
+    points = curves(store.client, run.info.run_id)
+    kept = checkpoints(store.client, run)
     assert [model.name for model in kept] == KEPT
     for model in kept:
         step = int(model.params["epoch"])
@@ -237,14 +230,10 @@ def test_an_id_that_is_not_of_the_experiment_is_refused_in_one_sentence(folder):
 
 
 @pytest.fixture
-def here(folder):
+def here(folder, track_in):
     """This process logs into the database in FOLDER; return a client."""
-    previous = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri(folder))
-    yield MlflowClient(uri(folder))
-    while mlflow.active_run():
-        mlflow.end_run()
-    mlflow.set_tracking_uri(previous)
+    track_in(uri(folder))
+    return MlflowClient()
 
 
 def system_metrics(client, run):
