@@ -43,22 +43,22 @@ script = Path(client.download_artifacts(run_id, stored[0], temp.name))
 texts = [each.read_text("utf-8") for each in (script, HERE / script.name) if each.exists()]
 then, here = ({"script": t and sha256(t.encode()).hexdigest()[:12]} for t in [*texts, ""][:2])
 then["commit"] = old.data.tags.get("mlflow.source.git.commit", "unknown")[:12]
-here["commit"] = getoutput(f'git -C "{HERE}" describe --always --dirty --abbrev=12 --exclude=*')
-installed = {each.name.lower(): each.version for each in distributions()}
+git = f'git -C "{HERE}" describe --always --dirty --abbrev=12 --exclude=* 2>{os.devnull}'
+here["commit"] = getoutput(git) or "unknown"  # without git, or outside of a repo of yours
 for model in client.search_logged_models(home, f"source_run_id = '{run_id}'", max_results=1):
     needs = mlflow.artifacts.load_text(f"{model.artifact_location}/requirements.txt").split()
     for name, version in (line.split("==") for line in needs if line.count("==") == 1):
-        then[name], here[name] = version, installed.get(name.lower(), "missing")
-print(pd.DataFrame({"then": then, "here": here}).to_string())
-print(f"{script.name} has {len(texts[0].splitlines())} lines. Read them in {script}", flush=True)
+        installed = next((each.version for each in distributions(name=name)), "missing")
+        then[name], here[name] = version, installed
+print(pd.DataFrame({"then": then, "here": here}).to_string(), flush=True)
 
 # %% It is a program of whoever wrote it, so you must agree. It runs unchanged, but on a new store
-if "--yes" not in words and not (sys.stdin.isatty() and input("Run it? Write yes: ") == "yes"):
-    raise SystemExit("Nothing was run: read the script, then answer yes in a terminal or add --yes")
+ask = f"Read {script}\nIt takes as long as it did then. Run it? Write yes: "
+if "--yes" not in words and not (sys.stdin.isatty() and input(ask) == "yes"):
+    raise SystemExit("Nothing was run: read the run's script, then write yes here or add --yes")
 uri = f"sqlite:///{Path(temp.name).as_posix()}/again.db"
 env = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
 env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))  # tracking.py is there
-print("Running it: this takes as long as it did then", flush=True)
 done = run([sys.executable, script], cwd=temp.name, env=env, capture_output=True, errors="replace")
 new = mlflow.MlflowClient(uri)
 experiments = [each.experiment_id for each in new.search_experiments()]
@@ -96,5 +96,5 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=script.stem, tags=ta
     mlflow.log_text(table.to_csv(index=False, lineterminator="\n"), "metrics.csv")
 print(f"Different here:\n{differs.to_string()}" if len(differs) else "Nothing that went in differs")
 print(off.to_string(index=False, max_rows=10) if len(off) else "All scores are equal")
-print(f"Of {len(scores)} scores {len(off)} differ; {len(table) - len(scores)} times are left out")
+print(f"Of {len(scores)} scores {len(off)} differ; {len(table) - len(scores)} metrics are left out")
 print(f'Run "{report.info.run_name}", ID {report.info.run_id}\nNext: python src/register_model.py')

@@ -36,11 +36,11 @@ if run_id and not client.search_runs([experiment_id], f"run_id = {run_id!r}"):
     sys.exit(f"The experiment training-loop has no run with the ID {run_id}")
 
 # %% Data: 1,797 digits of 8 x 8 pixels; 400 to train on, 1,397 to validate
-pixels, target = load_digits(return_X_y=True)
-digits = mlflow.data.from_numpy(pixels, targets=target, name="digits")
+data = load_digits(as_frame=True).frame.astype(float)  # an array's digest would miss most rows
+digits = mlflow.data.from_pandas(data, targets="target", name="digits")
+pixels, target = data.drop(columns="target"), data["target"]
 X, X_val, y, y_val = train_test_split(pixels, target, train_size=400, random_state=SEED)
-signature = mlflow.models.infer_signature(X_val, y_val)
-options = {"signature": signature, "pip_requirements": REQUIREMENTS}
+options = {"pip_requirements": REQUIREMENTS, "signature": mlflow.models.infer_signature(X, y)}
 
 
 # %% The run's checkpoints

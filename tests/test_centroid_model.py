@@ -13,7 +13,7 @@ from running import PYTHON, ROOT, run
 from sentences import assert_success
 
 CODE = ROOT / "src" / "centroid_model.py"
-PAGE = " ".join((ROOT / "docs/lessons/custom_model.md").read_text().split())
+PAGE = " ".join((ROOT / "docs/guides/how-do-i.md").read_text().split())
 DOUBLE = """
 import numpy as np
 import pandas as pd

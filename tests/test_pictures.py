@@ -350,21 +350,25 @@ def test_compare_runs(shown, page, picture):
     picture(page, "parallel", 700)
 
 
+def open_artifacts(page, experiment, model, *names):
+    """Open the artifacts NAMES of the experiment's logged model, one after the other."""
+    open_experiment(page, experiment)
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name=model, exact=True).first.click()
+    page.get_by_text("About this logged model").wait_for()
+    for name in "Artifacts", *names:  # here Artifacts is no tab
+        page.get_by_text(name, exact=True).last.click()
+
+
 def test_custom_model(shown, page, picture):
-    open_run(page, "custom-model", "nearest centroid")
-    open_file(page, "artifacts", "centroid_model.py")
+    open_artifacts(page, "custom-model", "centroids", "artifacts", "centroid_model.py")
     expect(page.get_by_text("centroids.npy", exact=True)).to_be_visible()
     expect(page.get_by_text("set_model(NearestCentroid())")).to_be_visible()
     picture(page, "custom-model", 620)
 
 
 def test_pipeline(shown, page, picture):
-    open_experiment(page, "pipeline-run")
-    page.get_by_role("link", name="Models", exact=True).click()
-    page.get_by_role("link", name="pipeline", exact=True).first.click()
-    page.get_by_text("About this logged model").wait_for()
-    for name in "Artifacts", "code", "penguin_features.py":  # here Artifacts is no tab
-        page.get_by_text(name, exact=True).last.click()
+    open_artifacts(page, "pipeline-run", "pipeline", "code", "penguin_features.py")
     expect(page.get_by_text("class PenguinFeatures(TransformerMixin")).to_be_visible()
     picture(page, "pipeline", 560)
 

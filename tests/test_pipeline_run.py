@@ -1,4 +1,5 @@
 import hashlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -231,6 +232,13 @@ def test_a_schema_of_integers_warns_and_refuses_a_missing_value():
     missing = pd.DataFrame({"body_mass_g": [3750, None]})
     with pytest.raises(mlflow.MlflowException, match="Incompatible input types"):
         mlflow.models.validate_schema(missing, schema)
+
+
+def test_a_text_column_of_floats_is_refused_and_of_none_is_not():
+    schema = mlflow.models.infer_signature(pd.DataFrame({"sex": ["male", "female"]})).inputs
+    mlflow.models.validate_schema(pd.DataFrame({"sex": [None]}, dtype=object), schema)
+    with pytest.raises(mlflow.MlflowException, match="Incompatible input types for column sex"):
+        mlflow.models.validate_schema(pd.read_csv(io.StringIO("sex\nNA\n")), schema)
 
 
 def test_an_encoder_without_the_option_refuses_a_new_category():

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import subprocess
 from importlib.metadata import version
 
@@ -101,7 +102,7 @@ def test_a_run_is_repeated_to_the_last_digit(store, tmp_path):
     printed = assert_success(
         run_script("reproduce_run", store.folder, run_id, "--yes", **store.env)
     )
-    assert "\nAll scores are equal\nOf 6 scores 0 differ; 1 times are left out\n" in printed
+    assert "\nAll scores are equal\nOf 6 scores 0 differ; 1 metrics are left out\n" in printed
     found = re.search(r'^Run "own", ID (\w+)\nNext: ', printed, re.MULTILINE)
     report = store.client.get_run(found[1])
     assert report.info.status == "FINISHED"
@@ -120,7 +121,6 @@ def test_without_a_terminal_and_without_yes_it_shows_what_it_would_run_and_refus
     needs = stored_file(tmp_path, "requirements.txt")
     needs.write_text(needs.read_text().replace(version("scikit-learn"), "1.5.0"))
     script = tmp_path / "src" / "basic_run.py"
-    count = len(script.read_text().splitlines())
     sha = subprocess.check_output(["sha256sum", script], text=True)[:12]
     with script.open("a") as file:
         file.write("# changed\n")
@@ -132,9 +132,9 @@ def test_without_a_terminal_and_without_yes_it_shows_what_it_would_run_and_refus
     assert ["commit", commit, f"{commit}-dirty"] in lines(printed)
     assert ["scikit-learn", "1.5.0", version("scikit-learn")] in lines(printed)
     assert ["skops", version("skops"), version("skops")] in lines(printed)
-    assert f"basic_run.py has {count} lines. Read them in /" in printed
-    # The folder with the script is gone.
-    assert not os.path.exists(re.search(r"Read them in (.*)", printed)[1])
+    shutil.rmtree(tmp_path / ".git")  # as from a ZIP file
+    printed, _ = refused(tmp_path, old.info.run_id)
+    assert ["commit", commit, "unknown"] in lines(printed)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_edited_row_is_recognised_and_how_far_off_it_leads(folder):
     # Three points of the curve, of which two are off, two children, and a sentiment.
     assert report.data.metrics == {"all": 6, "off": 2, "worst": 0.5}
     assert report.data.tags["equal"] == "no"
-    assert "Of 6 scores 2 differ; 1 times are left out\n" in printed
+    assert "Of 6 scores 2 differ; 1 metrics are left out\n" in printed
     assert ["curve", "1", "3.0", "3.5", "0.5"] in lines(printed)
     assert ["curve", "2", "6.0", "6.5", "0.5"] in lines(printed)
     differs = table(report, "differs.csv").set_index("what")
@@ -235,7 +235,9 @@ def test_in_a_terminal_it_asks(answer, code, folder):
     os.close(own)
     os.close(terminal)
     assert result.returncode == code
-    assert "Run it? Write yes: " in result.stdout
+    path, asked = re.search(r"^Read (/.*/own\.py)\n(.*)", result.stdout, re.MULTILINE).groups()
+    assert asked.startswith("It takes as long as it did then. Run it? Write yes: ")
+    assert not os.path.exists(path)  # its folder is gone
     assert ("Nothing was run: " in result.stdout) == bool(code)
     assert len(runs_of(uri(folder), "reproduce-run")) == 1 - code
 

@@ -42,6 +42,10 @@ def without_steps(store):
     return store.uri.startswith("file:")
 
 
+def digest_of(data):
+    return mlflow.data.from_pandas(data, targets="target").digest
+
+
 def test_run_holds_one_point_an_epoch_and_the_best(store):
     run, output = store.lesson("training_loop")
     assert run.info.status == "FINISHED"
@@ -70,7 +74,11 @@ def test_run_holds_one_point_an_epoch_and_the_best(store):
     assert "stopped after epoch 33, best val_loss 0.2401 in epoch 23\n" in output
     assert f"go on by: python src/training_loop.py {run.info.run_id}\n" in output
     (used,) = run.inputs.dataset_inputs
+    data = load_digits(as_frame=True).frame.astype(float)
     assert used.dataset.name == "digits"
+    assert used.dataset.digest == digest_of(data)
+    data.loc[1796, "pixel_7_7"] += 1
+    assert used.dataset.digest != digest_of(data)
 
 
 def test_the_best_checkpoint_and_the_last_stay_with_the_scores_of_their_step(store, track_in):
@@ -92,7 +100,7 @@ def test_the_best_checkpoint_and_the_last_stay_with_the_scores_of_their_step(sto
         place = kept[0].artifact_location.replace(kept[0].model_id, model_id)
         files = [file.path for file in get_artifact_repository(place).list_artifacts()]
         assert ("model.skops" in files) == (f"epoch-{step}" in KEPT)
-    data = load_digits()
+    data = load_digits(as_frame=True)
     loaded = mlflow.sklearn.load_model(kept[0].model_uri)
     assert loaded.score(data.data, data.target) > 0.94
     assert "best checkpoint: epoch-21, right on 94.3% of the validation digits\n" in output
