@@ -9,14 +9,14 @@ from pathlib import Path
 from filelock import FileLock
 from lessons import copy_with_grid
 from running import PYTHON, ROOT, SHARED, make_repo, run
+from stores import runs_of
 
 PARTS = ["src", "data", "benchmarks", "server", "requirements.txt"]
 # The lessons that a reader has run before one.
-BEFORE = {name: ["hypertune2"] for name in ("compare_runs", "register_model", "reproduce_run")}
+BEFORE = {"compare_runs": ["hypertune2"], "register_model": ["hypertune2"]}
+BEFORE["reproduce_run"] = ["basic_run"]  # a search takes longer to repeat
 BEFORE["promote_model"] = ["hypertune2", "register_model"]
 BEFORE["score_model"] = ["hypertune2", "register_model", "promote_model"]
-# The words after its name, if nobody is there to answer its question.
-WORDS = {"reproduce_run": ["--yes"]}
 
 
 def copy_repo(folder, *names):
@@ -34,6 +34,14 @@ def copy_before(folder, name):
         copy_with_grid(folder, name, {"n_estimators": [16, 32], "max_depth": [2, None]})
 
 
+def words_for(name, folder):
+    """The words after the lesson's name, if nobody is there to answer a question."""
+    if name != "reproduce_run":
+        return []
+    (run,) = runs_of(f"sqlite:///{folder}/mlflow.db", "basic-run")
+    return [run.info.run_id, "--yes"]
+
+
 def repo_after(names):
     """The folder of the repo in which the lessons NAMES were run; nobody writes into it again."""
     folder = SHARED / "-".join(["repo", *names])
@@ -42,7 +50,7 @@ def repo_after(names):
             new = Path(f"{folder}.new")
             if names:
                 copy_repo(new, *names[:-1])
-                done = run([PYTHON, f"src/{names[-1]}.py", *WORDS.get(names[-1], [])], new)
+                done = run([PYTHON, f"src/{names[-1]}.py", *words_for(names[-1], new)], new)
                 assert done.returncode == 0, done.stderr
                 move_store(new / "mlflow.db", new, folder)
             else:

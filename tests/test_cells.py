@@ -7,7 +7,7 @@ import pytest
 from cells import cells_of, printed, run_cells
 from dagshub_standin import DagsHub, settings
 from documents import normalised
-from filled import WORDS, copy_before, copy_repo
+from filled import copy_before, copy_repo, words_for
 from matplotlib.image import imread
 from mlflow import MlflowClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -52,7 +52,7 @@ def assert_same_pictures(cells, script):
 def test_cells_print_and_store_what_the_script_does(name, tmp_path):
     script = tmp_path / "script"
     copy_before(script, name)
-    words = WORDS.get(name, [])
+    words = words_for(name, script)
     printed_there = assert_success(run_script(name, script / "src", *words, root=script))
     path = Path("src", f"{name}.py")
     for file in [False, True] if "__file__" in (ROOT / path).read_text() else [False]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from documents import normalised
-from filled import WORDS, copy_before
+from filled import copy_before, words_for
 from running import ENV, LESSONS, PYTHON, run, uri
 from stores import contents
 
@@ -16,8 +16,8 @@ pytestmark = [
     pytest.mark.ci,
     pytest.mark.skipif(sys.platform != "linux", reason="scripts are forks on Linux only"),
 ]
-# dagshub_run needs a stand-in of the site, and reproduce_run runs a whole search: see their tests.
-NAMES = [path.stem for path in LESSONS if path.stem not in ("dagshub_run", "reproduce_run")]
+# dagshub_run needs a stand-in of the site, see its own tests.
+NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,7 +26,7 @@ def test_a_lesson_leaves_the_same_store_and_prints_the_same(name, tmp_path):
     for python in PYTHON, sys.executable:
         folder = tmp_path / ("fork" if python == PYTHON else "new")
         copy_before(folder, name)
-        result = run([python, f"src/{name}.py", *WORDS.get(name, [])], folder)
+        result = run([python, f"src/{name}.py", *words_for(name, folder)], folder)
         printed = [
             normalised(text.replace(str(folder), "")) for text in (result.stdout, result.stderr)
         ]

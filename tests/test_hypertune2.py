@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from running import PYTHON, ROOT, run, run_script, uri
 from searches import finished, name_of, searches_in
 from sentences import assert_success
-from services import Server
+from services import WITHOUT_JOBS, Server
 from stores import children_of
 
 GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
@@ -187,7 +187,7 @@ def ui_of_the_main_job(tmp_path_factory):
     command = f"mlflow ui --port 5000 --backend-store-uri sqlite:///{repo}/mlflow.db"
     assert lines[2] == f"See them: {command}, then open http://127.0.0.1:5000"
 
-    server = Server(repo, "ui")
+    server = Server(repo, "ui", MLFLOW_WORKERS="1", **WITHOUT_JOBS)
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name("hypertune2")
     runs = client.search_runs([experiment.experiment_id])

@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import expect
 from running import ENV, ROOT, make_repo, run_script
-from services import Server
+from services import WITHOUT_JOBS, Server
 from sklearn.datasets import load_breast_cancer
 
 pytestmark = [pytest.mark.facts, pytest.mark.ci]
@@ -56,7 +56,7 @@ class Shown:
             result = run_script(name, folder, root=folder, **OWNER)
             assert result.returncode == 0, result.stderr
             self.printed[name] = result.stdout
-        self.server = Server(folder, "ui")
+        self.server = Server(folder, "ui", MLFLOW_WORKERS="1", **WITHOUT_JOBS)
         self.client = MlflowClient(self.server.uri)
 
     def runs(self, experiment, condition=""):

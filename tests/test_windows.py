@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from dagshub_standin import DagsHub, settings
-from filled import BEFORE, WORDS, copy_repo, repo_after
+from filled import BEFORE, copy_repo, repo_after, words_for
 from forks import IMPORTED
 from mlflow import MlflowClient
 from patched import run_patched, without_connect
@@ -74,7 +74,7 @@ def test_a_lesson_needs_nothing_that_windows_lacks(name, tmp_path):
     for kept in KEPT.get(name, []):
         assert kept in lacks
         lacks = lacks.replace(f"{kept} ", "")
-    words = WORDS.get(name, [])
+    words = words_for(name, folder)
     assert_success(run_patched(name, lacks, folder, *words, root=folder, encoding="cp1252", **env))
     if name == "hypertune1":  # it stores nothing
         assert not (folder / "mlflow.db").exists()
