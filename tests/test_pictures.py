@@ -310,7 +310,7 @@ def test_heatmap(shown, request):
 
 def test_compare(shown, page, picture):
     """At the address that the search has printed stand its children alone, best first."""
-    _, children = shown.search()
+    parent, children = shown.search()
     address = re.search(
         r"^http://127.0.0.1:5000(/#/\S+)$", shown.printed["hypertune2"], re.MULTILINE
     )
@@ -330,6 +330,11 @@ def test_compare(shown, page, picture):
     for name in "max_depth", "n_estimators", "mean_test_score":
         expect(plot.locator("svg").get_by_text(name, exact=True)).to_be_visible()
     picture(page, "compare", 605)
+    # The filter stays until the × is clicked, also on the way back.
+    page.get_by_role("link", name="hypertune2", exact=True).last.click()
+    expect(page.get_by_text("16 matching runs")).to_be_visible()
+    page.get_by_test_id("clear-button").click()
+    expect(row_of(page, parent).first).to_be_visible()
 
 
 def test_dataset(shown, page, picture):
