@@ -27,6 +27,7 @@ import dask
 import matplotlib.pyplot as plt
 import measure as tools
 import numpy as np
+import pandas as pd
 import psutil
 from dask.distributed import Client, LocalCluster
 from lessons import SRC
@@ -86,16 +87,16 @@ def search(uri, count, seconds):
     client = MlflowClient(uri, registry_uri=uri)
     experiment = client.get_experiment_by_name("cluster")
     experiment = experiment.experiment_id if experiment else client.create_experiment("cluster")
-    parent = client.create_run(experiment).info
+    parent = client.create_run(experiment)
     with Client() as dask_client:
         dask_client.run(set_seconds, seconds)
     printed = io.StringIO()
     began = time.perf_counter()
     with contextlib.redirect_stdout(printed):
-        hypertune3.search(candidates, None, None, uri, parent)
+        hypertune3.search(candidates, pd.DataFrame({"target": []}), uri, parent)
     took = time.perf_counter() - began
-    client.set_terminated(parent.run_id)
-    assert printed.getvalue() == f"{count} candidates: {count} done, 0 failed, 0 skipped\n"
+    client.set_terminated(parent.info.run_id)
+    assert printed.getvalue() == f"{count} candidates: {count} finished, 0 of them earlier\n"
     return took
 
 

@@ -54,7 +54,7 @@ def kill_and_resume(script, folder, fits, wait):
     Returns how many were finished and under way at the kill, and how many were repeated.
     """
     uri = f"sqlite:///{folder}/mlflow.db"
-    command, env = [sys.executable, script], ENV | {"MLFLOW_TRACKING_URI": uri}
+    command, env = [sys.executable, script, "--resume"], ENV | {"MLFLOW_TRACKING_URI": uri}
     MlflowClient(uri).search_experiments()  # makes the store
     null = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # it speaks of the kill
     with subprocess.Popen(command, cwd=folder, env=env, **null) as search:

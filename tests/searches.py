@@ -1,7 +1,6 @@
 """hypertune3 as its tests need it: with another grid, ended at a moment, in the background."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,8 +20,8 @@ from stores import children_of, runs_of
 THREE = {"n_estimators": [16], "max_depth": [2, 4, 8]}
 TWO = {"n_estimators": [16, 32], "max_depth": [2]}
 ONE = {"n_estimators": [16], "max_depth": [2]}
-# What the search calls when a candidate's result is there.
-RESULT = "rich.progress.Progress.update"
+# What the search calls to end the run of a candidate whose result is there.
+RESULT = "MlflowClient.set_terminated"
 
 # What the store holds
 
@@ -84,20 +83,21 @@ def assert_found(parent, children, grid):
 # Searches
 
 
-def run_search(folder, grid, patch="", workers=1, **env):
+def run_search(folder, grid, patch="", *args, workers=1, **env):
     """Run hypertune3 with this GRID on so many WORKERS, after the code PATCH; return the process.
 
     The same GRID and PATCH make the same script again, whatever WORKERS is: so a search can go on.
+    ARGS are the words after the script's name.
     """
     copy_with_grid(folder, "hypertune3", grid)
     cores = "import os, dask.system\ndask.system.CPU_COUNT = int(os.environ['WORKERS'])\n"
     env["WORKERS"] = str(workers)
-    return run_patched("hypertune3", cores + patch, folder, root=folder, **env)
+    return run_patched("hypertune3", cores + patch, folder, *args, root=folder, **env)
 
 
-def search(folder, grid, patch="", workers=1, **env):
+def search(folder, grid, patch="", *args, **options):
     """Run hypertune3 as `run_search` does, with success and quietly; return what it printed."""
-    result = run_search(folder, grid, patch, workers, **env)
+    result = run_search(folder, grid, patch, *args, **options)
     assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
     return result.stdout
 
@@ -110,7 +110,7 @@ def kill_before(call, number, *, victim="os.getpid()", seconds=0, after="."):
     kill = f"""
 import multiprocessing, os, time
 from pathlib import Path
-import distributed, rich.progress
+import distributed
 def kill():
     if not multiprocessing.parent_process() and not Path("killed").exists():
         deadline = time.monotonic() + 120
@@ -219,15 +219,17 @@ def alive(group):
     return found
 
 
-def assert_goes_on(folder, patch="", **env):
-    """A search for THREE in FOLDER goes on after its end, and nothing is done twice."""
+def assert_goes_on(folder, patch, wanted, **env):
+    """A search for THREE in FOLDER goes on after its end, and nothing is done twice.
+
+    WANTED: what says so in the command, the run's ID or --resume.
+    """
     ((parent, before),) = searches_in(uri(folder))
-    printed = search(folder, THREE, patch, **env)
-    assert f"\nGoing on with run {parent.info.run_id}: what finished there isn't" in printed
-    counts = r"\n3 candidates: (\d) done, 0 failed, (\d) skipped\n"
-    done, skipped = map(int, re.search(counts, printed).groups())
-    assert done + skipped == 3
-    assert skipped >= len(finished(before))  # a worker ends what it has in hand
+    printed = search(folder, THREE, patch, wanted, **env)
+    assert f"breaks off: python src/hypertune3.py {parent.info.run_id}\n" in printed
+    assert "an unfinished search" not in printed
+    earlier = len(finished(before))
+    assert f"\n3 candidates: 3 finished, {earlier} of them earlier\n" in printed
     ((parent, children),) = searches_in(uri(folder))
     assert_found(parent, children, THREE)
     after = {child.info.run_id for child in finished(children).values()}

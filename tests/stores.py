@@ -53,11 +53,7 @@ def contents_without_source(folder):
 
 
 def described(client, run):
-    """What the run holds; a time, and hypertune3's own process, are only said to be there.
-
-    What MLflow measured of the machine is left out.
-    """
-    tags = run.data.tags | ({"process": "a number"} if "process" in run.data.tags else {})
+    """What the run holds, without the machine's metrics; a time is only said to be there."""
     scores = {k: v if "time" not in k else "a time" for k, v in run.data.metrics.items()}
     scores = {k: v for k, v in scores.items() if not k.startswith("system/")}
     parent = run.data.tags.get("mlflow.parentRunId")
@@ -72,7 +68,7 @@ def described(client, run):
             "parent": parent and client.get_run(parent).info.run_name,
             "params": run.data.params,
             "metrics": scores,
-            "tags": tags,
+            "tags": run.data.tags,
             "data": [
                 (i.dataset.name, i.dataset.digest, [tag.value for tag in i.tags]) for i in inputs
             ],

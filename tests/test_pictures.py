@@ -86,7 +86,7 @@ def resumed(shown):
         halt(shown, process, FINISHED=4, RUNNING=1)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        process = start(shown, "hypertune3")
+        process = start(shown, "hypertune3", "--resume")
         halt(shown, process, FINISHED=7, KILLED=1, RUNNING=1)
         yield
     finally:
@@ -95,8 +95,8 @@ def resumed(shown):
         process.wait()
 
 
-def start(shown, name):
-    command = [sys.executable, shown.folder / "src" / f"{name}.py"]
+def start(shown, name, *args):
+    command = [sys.executable, shown.folder / "src" / f"{name}.py", *args]
     with (shown.folder / f"{name}.log").open("a") as log:
         return subprocess.Popen(
             command, env=ENV | OWNER, stdout=log, stderr=log, start_new_session=True

@@ -81,9 +81,9 @@ def test_a_lesson_needs_nothing_that_windows_lacks(name, tmp_path):
         return
     found = contents_without_source(folder)
     expected = contents_without_source(repo_after([*BEFORE.get(name, []), name]))
-    if name == "hypertune3":  # the fingerprint is of the script's bytes
+    if name == "hypertune3":  # the tag `code` is of the script's bytes
         for store in found, expected:
-            assert [run["tags"].pop("fingerprint", 0) for run in store[name][2]]
+            assert [run["tags"].pop("code", 0) for run in store[name][2]]
     assert found == expected
 
 
