@@ -22,6 +22,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import dask
 import matplotlib.pyplot as plt
@@ -92,7 +93,9 @@ def search(uri, count, seconds):
         dask_client.run(set_seconds, seconds)
     printed = io.StringIO()
     began = time.perf_counter()
-    with contextlib.redirect_stdout(printed):
+    # As connect() has it: else MLflow asks the server for each child's address, and prints it.
+    quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+    with contextlib.redirect_stdout(printed), patch.dict(os.environ, quiet):
         hypertune3.search(candidates, pd.DataFrame({"target": []}), uri, parent)
     took = time.perf_counter() - began
     client.set_terminated(parent.info.run_id)
