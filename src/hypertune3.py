@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,7 +41,7 @@ MODEL = RandomForestClassifier(random_state=SEED)
 GRID = {"n_estimators": [16, 32, 64, 128], "max_depth": [2, 4, 8, None]}
 SOURCE = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnostic"
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
-SCRIPT = globals().get("__file__", "hypertune3.py")  # a notebook has no __file__
+SCRIPT = __file__
 
 
 # %% What a worker does: it fits a candidate and logs it. It has the packages, not this repo
@@ -67,7 +66,7 @@ def try_candidate(number, params, rows, uri, experiment_id, tags):
 # %% The search: the workers log, and this process ends each child. So a candidate finishes once,
 # even if a worker dies after its work, or still fits for a search that was killed.
 def search(candidates, rows, uri, parent):
-    before, lost, client = take_stock(parent, {}), {}, mlflow.MlflowClient()
+    client, before, lost = mlflow.MlflowClient(), take_stock(parent, {}), {}
     todo = [number for number in candidates if number not in before]
     # A child's parent is a tag. The user and the source are the parent's.
     tags = {k: v for k, v in parent.data.tags.items() if k.startswith(("mlflow.u", "mlflow.so"))}
@@ -75,21 +74,21 @@ def search(candidates, rows, uri, parent):
     # Without an address Dask starts workers here, and a web page on port 8787, maybe in use.
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     here = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
-    here |= {"timeout": 60}  # seconds: to end may wait for a new worker
+    here |= {"timeout": 60}  # seconds: to end may wait for a worker that starts
     logging.getLogger("distributed.client").setLevel("CRITICAL")  # it says what is said below
-    dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})  # to start may take long
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})  # a new one may start slowly
     try:
         with Client(**({"timeout": 10} if address else here)) as cluster:
             if not cluster.ncores():
                 print("Dask's scheduler has no workers: start some, this waits", flush=True)
             # Dask gets the rows once. If the worker that has them dies, it makes them again.
             # pure=False: else it may answer with what a search that was killed still computes.
-            rows = cluster.submit(rows.copy, pure=False)
-            given = rows, uri, parent.info.experiment_id, tags
-            submit = partial(cluster.submit, try_candidate, pure=False)
-            futures = {submit(number, candidates[number], *given): number for number in todo}
-            ended, hidden = as_completed(futures), not sys.stdout.isatty()
-            for future in track(ended, "Search", len(todo), disable=hidden):
+            given = cluster.submit(rows.copy, pure=False), uri, parent.info.experiment_id, tags
+            futures = {
+                cluster.submit(try_candidate, n, candidates[n], *given, pure=False): n for n in todo
+            }
+            quiet = not sys.stdout.isatty()
+            for future in track(as_completed(futures), "Search", len(todo), disable=quiet):
                 try:
                     client.set_terminated(*future.result())
                     future.release()  # if its worker died, Dask would repeat it
@@ -140,16 +139,15 @@ if __name__ == "__main__":
     begun = mlflow.search_runs([experiment_id], unfinished, output_format="list")  # newest first
     differ = {run.info.run_id: tags.items() - run.data.tags.items() for run in begun}
     mine = [run_id for run_id, differences in differ.items() if not differences]
-    words = [] if "kernel_launcher" in sys.argv[0] else sys.argv[1:]
-    wanted = mine[:1] if words == ["--resume"] else words
-    if wanted and wanted[0] not in mine:
-        other = " and ".join(sorted(name for name, _ in differ.get(wanted[0], [])))
+    word = " ".join(sys.argv[1:])
+    resumed = next(iter(mine), None) if word == "--resume" else word or None
+    if resumed and resumed not in mine:
+        other = " and ".join(sorted(name for name, _ in differ.get(resumed, [])))
         why = f"it has other {other}" if other else "no unfinished search has this ID"
-        sys.exit(f"Can't continue run {wanted[0]}: {why}")
-    if mine and not words:
+        sys.exit(f"Can't continue run {resumed}: {why}")
+    if mine and not resumed:
         print(f"To continue an unfinished search instead: python src/hypertune3.py {mine[0]}")
 
-    resumed = wanted[0] if wanted else None
     with mlflow.start_run(resumed, experiment_id, "grid search", tags=tags) as parent:
         run_id = parent.info.run_id
         print(f"To continue this search if it breaks off: python src/hypertune3.py {run_id}")
