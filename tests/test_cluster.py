@@ -37,40 +37,39 @@ pytestmark = pytest.mark.ci
 
 @pytest.fixture
 def cluster(folder):
-    """Its two workers have an old run's ID in their environment, and hold a fit of 32 trees."""
-    old = MlflowClient(uri(folder)).create_run("0").info.run_id
+    """Its two workers hold a fit of 32 trees."""
     cluster = Cluster(folder)
-    cluster.old = old
     for name in "ab":
-        cluster.add_worker(name, MLFLOW_RUN_ID=old, **hold(folder, 32))
+        cluster.add_worker(name, **hold(folder, 32))
     yield cluster
     cluster.stop()
 
 
-def test_a_cluster(folder, cluster):
-    search(folder, THREE, DASK_SCHEDULER_ADDRESS=cluster.address)
-    ((parent, children),) = searches_in(uri(folder))
-    assert_found(parent, children, THREE)
-    old = MlflowClient(uri(folder)).get_run(cluster.old)
-    assert (old.data.params, old.data.metrics, old.info.status) == ({}, {}, "RUNNING")
-
-
-def test_a_password_isnt_sent_to_a_cluster(folder):
-    """The workers have their own, in their environment."""
+def test_a_scheduler_whose_workers_come_later_and_have_the_password(folder):
+    """It isn't sent to them. Nor does the ID of an old run in their environment matter."""
+    old = MlflowClient(uri(folder)).create_run("0").info.run_id
     server = Server(folder, "server", "--workers", "1", **WITHOUT_JOBS)
     address = server.uri.replace("://", "://ada:secret@")
     cluster = Cluster(folder)
     try:
-        cluster.add_worker("a", MLFLOW_TRACKING_URI=address)
         env = {"MLFLOW_TRACKING_URI": address, "DASK_SCHEDULER_ADDRESS": cluster.address}
-        printed = search(folder, ONE, **env)
+        one = BackgroundSearch(folder, TWO, **env)
+        told = "Dask's scheduler has no workers: start some, this waits\n"
+        one.wait_until(lambda: told in one.printed()[0])
+        for name in "ab":
+            cluster.add_worker(name, MLFLOW_TRACKING_URI=address, MLFLOW_RUN_ID=old)
+        assert (one.end(), one.printed()[1]) == (0, "")
     finally:
         cluster.stop()
         server.stop()
+    printed = one.printed()[0]
     told = "MLFLOW_TRACKING_URI has a password: workers elsewhere need it in their environment\n"
     assert told in printed and "secret" not in printed
     ((parent, children),) = searches_in(uri(folder))
-    assert_found(parent, children, ONE)
+    assert len(children) == 2
+    assert_found(parent, children, TWO)
+    old = MlflowClient(uri(folder)).get_run(old)
+    assert (old.data.params, old.data.metrics, old.info.status) == ({}, {}, "RUNNING")
 
 
 def test_dead_scheduler(folder):
@@ -81,21 +80,6 @@ def test_dead_scheduler(folder):
     assert time.monotonic() - began < 40
     ((parent, children),) = searches_in(uri(folder))
     assert (parent.info.status, children) == ("FAILED", [])
-
-
-def test_a_scheduler_without_workers(folder):
-    cluster = Cluster(folder)
-    try:
-        one = BackgroundSearch(folder, ONE, DASK_SCHEDULER_ADDRESS=cluster.address)
-        told = "Dask's scheduler has no workers: start some, this waits\n"
-        one.wait_until(lambda: told in one.printed()[0])
-        cluster.add_worker("a")
-        assert (one.end(), one.printed()[1]) == (0, "")
-    finally:
-        cluster.stop()
-    ((parent, children),) = searches_in(uri(folder))
-    assert len(children) == 1
-    assert_found(parent, children, ONE)
 
 
 @pytest.fixture
