@@ -25,14 +25,15 @@ def started():
     """The servers by database, and the process ID of PostgreSQL."""
     need_postgresql()
     with pytest.MonkeyPatch.context() as patch, cluster.servers() as servers:
-        patch.setattr(cluster, "PROCESSES", 2)
+        patch.setattr(cluster, "PROCESSES", 1)
         yield servers
     hypertune3.cross_validate = cross_validate
     hypertune3.mlflow.set_tracking_uri("")
 
 
-def test_simulated_workers_log_what_real_ones_do(started):
+def test_simulated_workers_log_what_real_ones_do(started, monkeypatch):
     servers, _ = started
+    monkeypatch.setattr(cluster, "PROCESSES", 2)
     with cluster.workers(4) as four:
         assert len(four.workers) == 2
         for server in servers.values():
@@ -78,12 +79,12 @@ def test_one_and_two_workers_do_the_same_search(tmp_path):
 
 
 def test_a_kill_and_what_is_repeated(folder):
-    script = copy_with_grid(folder, "hypertune3", SMALL | {"n_estimators": [16, 64, 256]})
+    script = copy_with_grid(folder, "hypertune3", SMALL | {"n_estimators": [16, 64]})
     kill = resume.kill_and_resume(script, folder, 2, 0.1)
     at_kill, under_way, repeated = kill
     assert at_kill >= 2 and repeated <= under_way <= os.cpu_count()
     ((parent, children),) = searches_in(uri(folder))
     assert parent.info.status == "FINISHED"
-    assert len(children) == 6 + repeated
-    assert len(finished(children)) == 6
+    assert len(children) == 4 + repeated
+    assert len(finished(children)) == 4
     assert resume.table([kill]).splitlines()[2] == f"| {at_kill} | {under_way} | {repeated} |"
