@@ -1,5 +1,6 @@
 """The lesson hypertune3 finds what hypertune2 does, and whatever ends it, it goes on."""
 
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ from contextlib import suppress
 import mlflow
 import numpy as np
 import pytest
+from connecting import answering
 from mlflow import MlflowClient
 from running import PYTHON, ROOT, run, run_script, uri
 from searches import (
@@ -158,6 +160,33 @@ print(signal.getsignal(signal.SIGINT) == before != signal.SIG_IGN)
 """
     result = run([PYTHON, "-c", code], tmp_path, PYTHONPATH=str(ROOT / "src"))
     assert (result.stdout, result.stderr, result.returncode) == ("True\n", "", 0)
+
+
+@pytest.mark.ci
+def test_a_candidate_costs_three_requests_and_one_for_its_rank(tmp_path):
+    """The worker's function runs alone here, as on a machine without the search."""
+    asked = []
+
+    def answer(path):
+        asked.append(path.rpartition("/mlflow/")[2])
+        run_id = {"run_id": "0" * 32, "run_uuid": "0" * 32}
+        return 200, json.dumps({"run": {"info": run_id}, "run_info": run_id}).encode()
+
+    code = """
+import hypertune3, mlflow, os
+from sklearn.datasets import load_breast_cancer
+uri, rows = os.environ["STORE"], load_breast_cancer(as_frame=True).frame
+child, status = hypertune3.try_candidate("0", {"n_estimators": 1}, rows, uri, "1", {})
+client = mlflow.MlflowClient(uri)
+client.set_terminated(child, status)
+client.log_metric(child, "rank_test_score", 1)
+"""
+    with answering(answer, "application/json") as port:
+        quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # as connect() has it
+        env = {"PYTHONPATH": str(ROOT / "src"), "STORE": f"http://127.0.0.1:{port}"}
+        result = run([PYTHON, "-c", code], tmp_path, **(env | quiet))
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+    assert asked == ["runs/create", "runs/log-batch", "runs/update", "runs/log-metric"]
 
 
 @pytest.mark.ci
