@@ -25,7 +25,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.server import get_app_client
-from mlflow.server.auth import permissions
 from running import ROOT, at_once, run, run_script
 from sentences import assert_one_sentence
 from services import ENV, WITHOUT_JOBS, Server, Service, free_port
@@ -144,12 +143,44 @@ def test_moving_an_alias_takes_edit_on_the_model(team, tmp_path):
     assert "@production is version" in result.stdout
 
 
-def test_the_table_of_permissions_is_true():
-    table = rows("team-server.md")
-    for name in "NO_PERMISSIONS", "READ", "EDIT", "MANAGE":
-        can = permissions.get_permission(name)
-        answers = [can.can_read, can.can_update, can.can_delete, can.can_manage]
-        assert table[f"`{name}`"] == ["yes" if answer else "no" for answer in answers]
+def allowed(call, *args):
+    """Call; return whether the server allows it."""
+    try:
+        call(*args)
+    except MlflowException as error:
+        assert "403" in str(error), error
+        return "no"
+    return "yes"
+
+
+def test_each_permission_of_the_table_can_be_granted_and_means_what_it_says(team):
+    levels = {
+        name.strip("`"): answers
+        for name, answers in rows("team-server.md").items()
+        if set(answers) <= {"yes", "no"}
+    }
+    assert list(levels) == ["DENY", "READ", "EDIT", "MANAGE"]
+    levels["USE"] = levels["READ"]
+    client, users = MlflowClient(team.uri), get_app_client("basic-auth", tracking_uri=team.uri)
+    with patch.dict(os.environ, team.client("ada")):
+        one = client.create_experiment("levels")
+        with pytest.raises(MlflowException, match="NO_PERMISSIONS"):
+            users.grant_user_permission("bob", "experiment", one, "NO_PERMISSIONS")
+    for level, answers in levels.items():
+        with patch.dict(os.environ, team.client("ada")):
+            users.grant_user_permission("bob", "experiment", one, level)
+        with patch.dict(os.environ, team.client("bob")):
+            found = [
+                allowed(client.get_experiment, one),
+                allowed(client.create_run, one),
+                allowed(client.delete_experiment, one),
+                allowed(users.grant_user_permission, "admin", "experiment", one, "READ"),
+            ]
+        assert found == answers, level
+        with patch.dict(os.environ, team.client("ada")):
+            users.revoke_user_permission("bob", "experiment", one)
+            if answers[2] == "yes":
+                client.restore_experiment(one)
 
 
 def test_it_does_not_start_without_a_password_of_your_own(team, tmp_path):
