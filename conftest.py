@@ -165,6 +165,14 @@ def mariadb(tmp_path):
     process.wait(60)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def default_store():
+    """A file's tests leave this process's default store as it was: "" would be ./mlruns."""
+    before = mlflow.get_tracking_uri()
+    yield
+    mlflow.set_tracking_uri(before)
+
+
 @pytest.fixture
 def track_in():
     """A call that says where this process logs and loads, until the test ends."""
