@@ -165,22 +165,18 @@ def mariadb(tmp_path):
     process.wait(60)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def default_store():
-    """A file's tests leave this process's default store as it was: "" would be ./mlruns."""
-    before = mlflow.get_tracking_uri()
-    yield
-    mlflow.set_tracking_uri(before)
-
-
-@pytest.fixture
-def track_in():
-    """A call that says where this process logs and loads, until the test ends."""
+def tracking_uri():
+    """A call that says where this process logs and loads; in the end all is as before."""
     before = mlflow.get_tracking_uri()
     yield mlflow.set_tracking_uri
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.set_tracking_uri(before)
+
+
+# For a test that asks, and after each file: "" as the URI would be ./mlruns of the checkout.
+track_in = pytest.fixture(tracking_uri)
+default_store = pytest.fixture(tracking_uri, scope="module", autouse=True)
 
 
 KINDS = [

@@ -22,7 +22,7 @@ from tracking import connect
 
 SEED = 42
 PARAMS = {"loss": "log_loss", "learning_rate": "constant", "eta0": 0.001, "alpha": 0}
-EPOCHS, PATIENCE, EVERY = 100, 10, 5  # at most; with no better val_loss; between checkpoints
+EPOCHS, PATIENCE, EVERY = 100, 10, 5  # epochs at most, without a better val_loss, to a checkpoint
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
 SCRIPT = globals().get("__file__", "training_loop.py")  # a notebook has no __file__
 # In a notebook the words in sys.argv are the kernel's: write the run's ID in the place of None.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 from lessons import copy_with_grid
-from running import PYTHON, ROOT, SHARED, make_repo, run
+from running import PYTHON, ROOT, SHARED, make_repo, run, uri
 from stores import runs_of
 
 PARTS = ["src", "data", "benchmarks", "server", "requirements.txt"]
@@ -38,7 +38,7 @@ def words_for(name, folder):
     """The words after the lesson's name, if nobody is there to answer a question."""
     if name != "reproduce_run":
         return []
-    (run,) = runs_of(f"sqlite:///{folder}/mlflow.db", "basic-run")
+    (run,) = runs_of(uri(folder), "basic-run")
     return [run.info.run_id, "--yes"]
 
 

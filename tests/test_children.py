@@ -21,15 +21,13 @@ CHILDREN = [form for form in benchmark.FORMS if form != "one table"]
 
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory):
-    """A folder for MLflow's files, few children to log, and MLflow as it was after these tests."""
-    before = mlflow.get_tracking_uri()
+    """A folder for MLflow's files, and few children to log."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("children"))
         patch.setattr(benchmark, "LAST", 2)
         patch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
         patch.setenv("MLFLOW_EXPERIMENT_ID", "")
         yield
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="module")

@@ -95,14 +95,12 @@ def test_parent_is_that_of_hypertune2(searched):
     assert model.name == "best-forest" and "model.skops" in files
 
 
-def test_its_model_is_the_best_forest_on_the_training_rows(searched):
+def test_its_model_is_the_best_forest_on_the_training_rows(searched, track_in):
     store, parent, _, _ = searched
     (output,) = parent.outputs.model_outputs
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store.uri)
+    track_in(store.uri)
     forest = mlflow.sklearn.load_model(f"models:/{output.model_id}")
     signature = mlflow.models.get_model_info(f"models:/{output.model_id}").signature
-    mlflow.set_tracking_uri(before)
     data = load_breast_cancer(as_frame=True).frame
     train, test = train_test_split(data, test_size=0.2, random_state=42)
     X, y, unseen = train.drop(columns="target"), train["target"], test.drop(columns="target")
