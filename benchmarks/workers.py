@@ -3,7 +3,7 @@
     pip install -r tests/requirements.txt
     python benchmarks/workers.py                   # some ten minutes
 
-hypertune1 with n_jobs=1 and 2, which logs nothing, and hypertune3 on Dask's scheduler with one and
+hypertune1, which logs nothing, with n_jobs=1 and 2, and hypertune3 on Dask's scheduler with one and
 two workers of one thread, on SQLite: the same search, with twice the trees. "Whole" is the
 process's wall-clock time; "search" is the time from the line that says that it begins to the next,
 in hypertune1 the fit. All take turns; medians over the rounds [least, most], ratios within a round.
@@ -35,7 +35,7 @@ def scripts(folder, grid):
     logged = copy_with_grid(folder / "logged", "hypertune3", grid)
     found = {}
     for count in 1, 2:
-        text = plain.read_text().replace("n_jobs=-1", f"n_jobs={count}")
+        text = plain.read_text().replace("cv=5)", f"cv=5, n_jobs={count})")
         text = text.replace("search.fit(", f'print("{BEGINS}")\nsearch.fit(')
         assert text.count(f"n_jobs={count}") == text.count(f'"{BEGINS}"') == 1
         found[PLAIN, count] = plain.with_name(f"plain{count}.py")

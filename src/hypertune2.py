@@ -50,7 +50,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name="grid search", tags=
     mlflow.log_params({"cv": FOLDS, "random_state": SEED, "test_size": TEST_SIZE})
     mlflow.log_artifact(SCRIPT)
     print(f"Fitting {FOLDS} folds of each candidate: some seconds", flush=True)
-    search = GridSearchCV(MODEL, GRID, cv=FOLDS, n_jobs=-1)
+    search = GridSearchCV(MODEL, GRID, cv=FOLDS)
     search.fit(X, y)  # 16 candidates x 5 folds, and the best once more on all training rows
     # One child a candidate, worst first, because the UI shows the newest on top
     results = pd.DataFrame(search.cv_results_).sort_values("rank_test_score", kind="stable")

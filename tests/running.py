@@ -19,8 +19,6 @@ HELPERS = [ROOT / "src" / f"{name}.py" for name in HELPER_NAMES]
 LESSONS = sorted(set((ROOT / "src").glob("*.py")) - set(HELPERS))
 # Whether root runs the tests; Windows has none.
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
-# A search in one process: to start others takes longer than half of the search.
-ENV["LOKY_MAX_CPU_COUNT"] = "1"
 # What the processes of pytest-xdist have in common: the first process of pytest makes it.
 SHARED = Path(os.environ.get("SHARED_BY_TESTS") or tempfile.mkdtemp(prefix="tests-"))
 # What runs a script: a fork if the system has them, see forks.py.
