@@ -2,8 +2,7 @@
 
 What you learn: curves, the best value, checkpoints with scores, early stopping, system metrics.
 
-    python src/training_loop.py
-    python src/training_loop.py RUN_ID      goes on with this run
+    python src/training_loop.py      To go on with a run, write its ID behind it.
 """
 
 # %% Settings
@@ -61,7 +60,8 @@ def tidy():
 
 # %% The loop: one cell, since a run ends with its `with` block
 mlflow.set_system_metrics_sampling_interval(0.2)  # seconds; the default is ten, longer than this
-with mlflow.start_run(run_id, experiment_id, "digits", log_system_metrics=True) as run:
+watch = "://" in mlflow.get_tracking_uri().removeprefix("file://")  # two threads break a folder
+with mlflow.start_run(run_id, experiment_id, "digits", log_system_metrics=watch) as run:
     run_id = run.info.run_id
     print(f"If it is interrupted, go on by: python src/training_loop.py {run_id}", flush=True)
     mlflow.log_params(PARAMS | {"random_state": SEED})

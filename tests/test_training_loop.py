@@ -106,8 +106,13 @@ def test_the_best_checkpoint_and_the_last_stay_with_the_scores_of_their_step(sto
     assert "best checkpoint: epoch-21, right on 94.3% of the validation digits\n" in output
 
 
-def test_system_metrics_are_there(store):
+def test_system_metrics_are_there_unless_the_store_is_a_folder(store):
     run, _ = store.lesson("training_loop")
+    if store.uri.startswith("file:"):
+        # get_run reads each metric's file. Another thread may just have opened it for its first
+        # point. Then MLflow ends the run by "Metric 'system/...' is malformed. No data found".
+        assert set(run.data.metrics) == set(CURVES)
+        return
     points = store.client.get_metric_history(run.info.run_id, SYSTEM)
     assert [point.step for point in points] == list(range(len(points)))
     assert points and "system/system_memory_usage_percentage" in run.data.metrics
