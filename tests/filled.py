@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 from lessons import copy_with_grid
 from running import PYTHON, ROOT, SHARED, make_repo, run, uri
+from sentences import assert_success
 from stores import runs_of
 
 PARTS = ["src", "data", "benchmarks", "server", "requirements.txt"]
@@ -21,10 +22,7 @@ BEFORE["score_model"] = ["hypertune2", "register_model", "promote_model"]
 
 def copy_repo(folder, *names):
     """Make FOLDER a copy of the repo, with the store that the lessons NAMES leave in this order."""
-    source = repo_after(names)
-    shutil.copytree(source, folder, symlinks=True, dirs_exist_ok=True)
-    if names:
-        move_store(folder / "mlflow.db", source, folder)
+    copy(repo_after(names), folder)
 
 
 def copy_before(folder, name):
@@ -32,6 +30,29 @@ def copy_before(folder, name):
     copy_repo(folder, *BEFORE.get(name, []))
     if name.startswith("hypertune"):
         copy_with_grid(folder, name, {"n_estimators": [16, 32], "max_depth": [2, None]})
+        make_repo(folder)
+
+
+def run_lesson(folder, name, python=PYTHON):
+    """Run the lesson NAME of the repo in FOLDER as a notebook runs it, in src/."""
+    return run([python, f"{name}.py", *words_for(name, folder)], folder / "src")
+
+
+def repo_with(name):
+    """The folder of the repo of `copy_before` in which the lesson was run, and what it printed.
+
+    Nobody writes into it again.
+    """
+    folder, printed = SHARED / f"with-{name}", SHARED / f"printed-by-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            new = Path(f"{folder}.new")
+            copy_before(new, name)
+            text = assert_success(run_lesson(new, name))
+            printed.write_text(text.replace(str(new), str(folder)))
+            copy(new, folder)
+            shutil.rmtree(new)
+    return folder, printed.read_text()
 
 
 def words_for(name, folder):
@@ -62,6 +83,13 @@ def repo_after(names):
                 (new / ".venv").symlink_to(sys.prefix)
             new.rename(folder)
     return folder
+
+
+def copy(old, new):
+    """Copy the repo in OLD to NEW, with its store."""
+    shutil.copytree(old, new, symlinks=True, dirs_exist_ok=True)
+    if (new / "mlflow.db").exists():
+        move_store(new / "mlflow.db", old, new)
 
 
 def move_store(database, old, new):

@@ -64,13 +64,14 @@ def uri(folder):
 
 
 def make_repo(folder):
-    """Make FOLDER a git repo with one commit of all that is in it."""
+    """Commit all that is in FOLDER, in a git repo of its own; equal files make the same commit."""
+    dates = dict.fromkeys(["GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"], "2026-01-01T00:00:00Z")
     for command in [
         ["init", "-q"],
         ["add", "."],
         ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "m"],
     ]:
-        subprocess.run(["git", *command], cwd=folder, check=True)
+        subprocess.run(["git", *command], cwd=folder, check=True, env=os.environ | dates)
 
 
 def clone_with_remote(folder, address):

@@ -7,12 +7,12 @@ import pytest
 from cells import cells_of, printed, run_cells
 from dagshub_standin import DagsHub, settings
 from documents import normalised
-from filled import copy_before, copy_repo, words_for
+from filled import copy_before, copy_repo, repo_with, words_for
 from matplotlib.image import imread
 from mlflow import MlflowClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from running import LESSONS, ROOT, run_script, uri
-from sentences import REPORTS, assert_success
+from running import LESSONS, ROOT, uri
+from sentences import REPORTS
 from services import ENV, WITHOUT_JOBS, Server
 from stores import contents_without_source, runs_of
 
@@ -37,6 +37,16 @@ def test_cells_begin_in_the_first_column(script):
     assert not re.findall(r"^[ \t]+# ?%%.*", script.read_text(), re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_without_file_a_lesson_takes_its_own_name(name):
+    """VS Code sets __file__ for cells, Jupyter doesn't. basic_run is run below with both."""
+    text = (ROOT / "src" / f"{name}.py").read_text()
+    asked = f'globals().get("__file__", "{name}.py")'
+    assert not re.findall(
+        r"(?<![.\w])__file__", text.replace(asked, "").replace("has no __file__", "")
+    )
+
+
 def assert_same_pictures(cells, script):
     """A notebook draws each figure once more, and its layout may move by less than a pixel."""
     for path in (script / "mlruns").rglob("*.png"):
@@ -50,12 +60,9 @@ def assert_same_pictures(cells, script):
 @pytest.mark.ci
 @pytest.mark.parametrize("name", NAMES)
 def test_cells_print_and_store_what_the_script_does(name, tmp_path):
-    script = tmp_path / "script"
-    copy_before(script, name)
-    words = words_for(name, script)
-    printed_there = assert_success(run_script(name, script / "src", *words, root=script))
-    path = Path("src", f"{name}.py")
-    for file in [False, True] if "__file__" in (ROOT / path).read_text() else [False]:
+    script, printed_there = repo_with(name)
+    words, path = words_for(name, script), Path("src", f"{name}.py")
+    for file in [False, True] if name == "basic_run" else [False]:
         folder = tmp_path / f"cells-{file}"
         copy_before(folder, name)
         first = [f"__file__ = {str(folder / path)!r}"] if file else []  # as VS Code does

@@ -9,9 +9,9 @@ from importlib.metadata import version
 
 import pandas as pd
 import pytest
-from filled import copy_before, copy_repo
+from filled import copy, copy_repo, repo_with
 from mlflow import MlflowClient
-from running import ENV, LESSONS, PYTHON, make_repo, run, run_script, uri
+from running import ENV, LESSONS, PYTHON, run, run_script, uri
 from sentences import assert_one_sentence, assert_success
 from stores import children_of, contents, runs_of
 
@@ -245,12 +245,7 @@ def test_in_a_terminal_it_asks(answer, code, folder):
 @pytest.mark.ci
 @pytest.mark.parametrize("name", REPEATABLE)
 def test_each_lesson_that_stores_its_script_is_repeated_to_the_last_digit(name, tmp_path):
-    if name == "hypertune3":  # a small search is as good
-        copy_before(tmp_path, name)
-        make_repo(tmp_path)
-        assert_success(run([PYTHON, f"src/{name}.py"], tmp_path))
-    else:
-        copy_repo(tmp_path, name)
+    copy(repo_with(name)[0], tmp_path)
     runs = runs_of(uri(tmp_path), name.replace("_", "-"))
     old = next(each for each in runs if "mlflow.parentRunId" not in each.data.tags)
     args = [] if name == "hypertune2" else [old.info.run_id]  # the newest search

@@ -2,12 +2,11 @@
 
 import getpass
 import re
-import shutil
 import sys
 
 import pytest
 from dagshub_standin import DagsHub, settings
-from filled import BEFORE, copy_before, copy_repo, repo_after, words_for
+from filled import copy_before, repo_after, repo_with, words_for
 from forks import IMPORTED
 from mlflow import MlflowClient
 from patched import run_patched, without_connect
@@ -54,10 +53,10 @@ def test_ci_runs_the_two_commands_of_the_readme(system, start):
     assert [re.split(r"[ \\/]", each)[-1] for each in commands] == ["hypertune2.py", "pytest"]
 
 
-def in_documents(tmp_path, *names):
-    """A copy of the repo in a folder as Windows has it, with its line ends; and the variables."""
+def in_documents(tmp_path, name):
+    """The repo before the lesson, in a folder and with line ends as on Windows; the variables."""
     folder = tmp_path / "Jürgen" / "My Documents"
-    copy_repo(folder, *names)
+    copy_before(folder, name)
     for path in (folder / "src").glob("*.py"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     temp = tmp_path / "Jürgen" / "Temp"
@@ -70,14 +69,7 @@ def in_documents(tmp_path, *names):
     [name if name == "basic_run" else pytest.param(name, marks=pytest.mark.ci) for name in NAMES],
 )
 def test_a_lesson_needs_nothing_that_windows_lacks(name, tmp_path):
-    folder, env = in_documents(tmp_path, *BEFORE.get(name, []))
-    if name == "hypertune3":  # a small search is as good
-        same = tmp_path / "same"
-        copy_before(same, name)
-        shutil.copy(same / "src" / "hypertune3.py", folder / "src")
-        assert_success(run([PYTHON, same / "src" / "hypertune3.py"], same))
-    else:
-        same = repo_after([*BEFORE.get(name, []), name])
+    folder, env = in_documents(tmp_path, name)
     lacks = LACKS
     for kept in KEPT.get(name, []):
         assert kept in lacks
@@ -88,7 +80,7 @@ def test_a_lesson_needs_nothing_that_windows_lacks(name, tmp_path):
         assert not (folder / "mlflow.db").exists()
         return
     found = contents_without_source(folder)
-    expected = contents_without_source(same)
+    expected = contents_without_source(repo_with(name)[0])
     if name == "hypertune3":  # the tag `code` is of the script's bytes
         for store in found, expected:
             assert [run["tags"].pop("code", 0) for run in store[name][2]]
@@ -97,7 +89,7 @@ def test_a_lesson_needs_nothing_that_windows_lacks(name, tmp_path):
 
 @pytest.mark.ci
 def test_a_script_with_windows_line_ends_runs_from_a_folder_with_a_space(tmp_path):
-    folder, env = in_documents(tmp_path)
+    folder, env = in_documents(tmp_path, "basic_run")
     script = folder / "src" / "basic_run.py"
     assert b"\r\n" in script.read_bytes()
     printed = assert_success(run([PYTHON, script], tmp_path, encoding="cp1252", **env))
@@ -109,7 +101,7 @@ def test_a_script_with_windows_line_ends_runs_from_a_folder_with_a_space(tmp_pat
 @pytest.mark.parametrize("temp", ["Jürgen", "ascii"])
 def test_joblib_needs_a_temporary_folder_with_an_ascii_name(temp, tmp_path):
     """Elsewhere than on Linux, joblib's own folder is in the user's temporary folder."""
-    folder, env = in_documents(tmp_path)
+    folder, env = in_documents(tmp_path, "hypertune1")
     env |= {"JOBLIB_TEMP_FOLDER": str(tmp_path / temp)}
     script = folder / "src" / "hypertune1.py"
     script.write_text(script.read_text().replace("cv=5)", "cv=5, n_jobs=2)"))
