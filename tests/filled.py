@@ -33,6 +33,11 @@ def copy_before(folder, name):
         make_repo(folder)
 
 
+def copy_after(folder, name):
+    """Make FOLDER the repo of `copy_before` after the lesson."""
+    copy(repo_with(name)[0], folder)
+
+
 def run_lesson(folder, name, python=PYTHON):
     """Run the lesson NAME of the repo in FOLDER as a notebook runs it, in src/."""
     return run([python, f"{name}.py", *words_for(name, folder)], folder / "src")

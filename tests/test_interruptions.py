@@ -12,6 +12,7 @@ from contextlib import closing
 from functools import partial
 
 import pytest
+from filled import copy_before
 from lessons import copy_with_grid
 from mlflow import MlflowClient
 from patched import run_patched
@@ -125,8 +126,9 @@ def test_a_kill_while_the_database_is_made_leaves_none_that_is_half_made(tmp_pat
 
 @pytest.mark.parametrize("name", ["basic_run", "autolog", "hypertune2"])
 def test_files_that_cannot_be_written_fail_the_run_and_keep_its_values(folder, name):
+    copy_before(folder, name)
     (folder / "mlruns").write_text("a file where the folder for files should be")
-    result = run_script(name, folder, MLFLOW_TRACKING_URI=uri(folder))
+    result = run_script(name, folder, root=folder, MLFLOW_TRACKING_URI=uri(folder))
     assert result.returncode == 1
     runs = runs_of(uri(folder), name.replace("_", "-"))
     assert runs[0].data.params
@@ -160,7 +162,8 @@ def test_an_exception_in_a_run_shows_the_bug_and_keeps_what_was_logged(folder):
 
 def test_an_exception_in_a_child_fails_child_and_parent(folder):
     # The first call of log_metrics is the first child's.
-    result = run_patched("hypertune2", failing("log_metrics", 3), folder)
+    copy_before(folder, "hypertune2")
+    result = run_patched("hypertune2", failing("log_metrics", 3), folder, root=folder)
     assert result.returncode == 1
     assert result.stderr.endswith("RuntimeError: as a bug would\n")
     ended = statuses(runs_of(uri(folder), "hypertune2"))
@@ -256,8 +259,9 @@ def beaten(self, name, *args, **kwargs):
     return real(self, name, *args, **kwargs)
 Service.create_experiment = beaten
 """
-    for name, expected in ("basic_run", 1), ("log_dataset", 2), ("hypertune2", 17):
-        result = run_patched(name, beaten, folder)
+    copy_before(folder, "hypertune2")
+    for name, expected in ("basic_run", 1), ("log_dataset", 2), ("hypertune2", 5):
+        result = run_patched(name, beaten, folder, root=folder)
         assert result.returncode == 0, result.stderr
         assert len(runs_of(uri(folder), name.replace("_", "-"))) == expected
     assert not MlflowClient(uri(folder)).search_runs(["0"])
@@ -267,9 +271,9 @@ Service.create_experiment = beaten
 def test_a_left_over_run_id_is_ignored_and_said(folder, name):
     client = MlflowClient(uri(folder))
     old = client.create_run("0")
-    result = run_script(
-        name, folder, MLFLOW_TRACKING_URI=uri(folder), MLFLOW_RUN_ID=old.info.run_id
-    )
+    copy_before(folder, name)
+    env = {"MLFLOW_TRACKING_URI": uri(folder), "MLFLOW_RUN_ID": old.info.run_id}
+    result = run_script(name, folder, root=folder, **env)
     assert result.returncode == 0, result.stderr
     assert "MLFLOW_RUN_ID is ignored" in result.stdout
     after = client.get_run(old.info.run_id)

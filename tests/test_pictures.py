@@ -114,14 +114,15 @@ def halt(shown, process, **least):
     """Stop all its processes when so many children are there, and none of them is writing."""
     deadline = time.monotonic() + 240
     while True:
-        os.killpg(process.pid, signal.SIGSTOP)
-        with closing(sqlite3.connect(shown.folder / "mlflow.db", timeout=0)) as database:
-            with suppress(sqlite3.OperationalError):  # locked: the UI couldn't read either
-                database.execute("BEGIN IMMEDIATE")
-                database.rollback()
-                if statuses(shown) >= Counter(least):
-                    return
-        os.killpg(process.pid, signal.SIGCONT)
+        if statuses(shown) >= Counter(least):
+            os.killpg(process.pid, signal.SIGSTOP)
+            with closing(sqlite3.connect(shown.folder / "mlflow.db", timeout=0)) as database:
+                with suppress(sqlite3.OperationalError):  # locked: the UI couldn't read either
+                    database.execute("BEGIN IMMEDIATE")
+                    database.rollback()
+                    if statuses(shown) >= Counter(least):
+                        return
+            os.killpg(process.pid, signal.SIGCONT)
         assert time.monotonic() < deadline, (shown.folder / "hypertune3.log").read_text()
         time.sleep(0.2)
 
@@ -457,6 +458,23 @@ def test_team(browser, team, picture):
     page.set_viewport_size({"width": WIDTH, "height": 420})
     picture(page, "team", 420, left=0)
     page.close()
+
+
+def test_reproduced_search(shown, page, picture):
+    """The newest search once more; before a newer one of hypertune3."""
+    result = run_script("reproduce_run", shown.folder, "--yes", root=shown.folder, **OWNER)
+    assert result.returncode == 0, result.stderr
+    (run,) = shown.runs("reproduce-run")
+    open_run(page, "reproduce-run", "hypertune2")
+    has_rows(page, {"all": "130", "off": "0", "worst": "0", "script": "hypertune2.py"})
+    expect(page.get_by_text("equal: yes")).to_be_visible()
+    picture(page, "reproduced", 480)
+    open_file(page, "metrics.csv")
+    children = {child.info.run_name: child.data.metrics for child in shown.search()[1]}
+    name = max(children)
+    score = children[name]["mean_test_score"]
+    row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
+    expect(row.filter(has_text="mean_test_score")).to_contain_text(str(score))
 
 
 def test_resumed_search(shown, resumed, page, picture):

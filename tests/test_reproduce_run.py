@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pandas as pd
 import pytest
-from filled import copy, copy_repo, repo_with
+from filled import copy_after, copy_repo
 from mlflow import MlflowClient
 from running import ENV, LESSONS, PYTHON, run, run_script, uri
 from sentences import assert_one_sentence, assert_success
@@ -245,7 +245,7 @@ def test_in_a_terminal_it_asks(answer, code, folder):
 @pytest.mark.ci
 @pytest.mark.parametrize("name", REPEATABLE)
 def test_each_lesson_that_stores_its_script_is_repeated_to_the_last_digit(name, tmp_path):
-    copy(repo_with(name)[0], tmp_path)
+    copy_after(tmp_path, name)
     runs = runs_of(uri(tmp_path), name.replace("_", "-"))
     old = next(each for each in runs if "mlflow.parentRunId" not in each.data.tags)
     args = [] if name == "hypertune2" else [old.info.run_id]  # the newest search
