@@ -37,6 +37,14 @@ def test_lesson_stays_short(script):
     assert len(script.read_text().splitlines()) <= longest
 
 
+@pytest.mark.parametrize("script", LESSONS, ids=lambda p: p.stem)
+def test_a_lessons_page_stays_short(script):
+    text = (ROOT / "docs" / "lessons" / f"{script.stem}.md").read_text()
+    shown, folded = re.subn(r"<details>\n.*?</details>\n", "", text, flags=re.DOTALL)
+    assert folded == 1
+    assert len(shown.splitlines()) <= 121
+
+
 def test_no_run_data_in_git():
     names = [path.relative_to(ROOT).as_posix() for path in tracked_files()]
     assert [name for name in names if name.startswith("mlruns/")] == ["mlruns/README.md"]
