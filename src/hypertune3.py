@@ -183,8 +183,6 @@ if __name__ == "__main__":
         # Last: a param can't change, and the best may, if a candidate that failed is tried again.
         mlflow.log_params({f"best_{key}": value for key, value in best.items()})
 
-    for child, score in zip(children[:5], scores, strict=False):
-        print(f"{score:.4f}  {child.info.run_name}")
     print(f"best parameters: {best}")
     print(f"cross-validation accuracy: {scores[0]:.4f}\ntest accuracy: {test_accuracy:.4f}")
     print(f'Run "{parent.info.run_name}", ID {run_id}, with {len(children)} finished children')

@@ -117,10 +117,6 @@ def test_it_prints_the_result(searched):
 To continue this search if it breaks off: python src/hypertune3.py {parent.info.run_id}
 Fitting 5 folds of each candidate: some seconds
 4 candidates: 4 finished, 0 of them earlier
-0.9538  max_depth 8, n_estimators 16
-0.9538  max_depth 8, n_estimators 32
-0.9495  max_depth None, n_estimators 32
-0.9473  max_depth None, n_estimators 16
 best parameters: {{'max_depth': 8, 'n_estimators': 16}}
 cross-validation accuracy: 0.9538
 test accuracy: 0.9649
