@@ -41,7 +41,7 @@ MODEL = RandomForestClassifier(random_state=SEED)
 GRID = {"n_estimators": [16, 32, 64, 128], "max_depth": [2, 4, 8, None]}
 SOURCE = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnostic"
 REQUIREMENTS = [f"{package}=={version(package)}" for package in ("scikit-learn", "skops")]
-SCRIPT = __file__
+SCRIPT = globals().get("__file__", "hypertune3.py")  # a notebook has no __file__
 
 
 # %% What a worker does: it fits a candidate and logs it. It has the packages, not this repo
@@ -118,7 +118,7 @@ def take_stock(parent, lost):
     return found
 
 
-# %% The story. Under `if`, because each worker on this machine imports this file
+# %% The story. Under `if`, because each worker on this machine imports this file, if it is one
 if __name__ == "__main__":
     connected = connect()
     exit_on_interrupt()
@@ -139,7 +139,8 @@ if __name__ == "__main__":
     begun = mlflow.search_runs([experiment_id], unfinished, output_format="list")  # newest first
     differ = {run.info.run_id: tags.items() - run.data.tags.items() for run in begun}
     mine = [run_id for run_id, differences in differ.items() if not differences]
-    word = " ".join(sys.argv[1:])
+    # In a notebook the words in sys.argv are the kernel's: write the run's ID in the place of "".
+    word = " ".join(sys.argv[1:]) if "kernel_launcher" not in sys.argv[0] else ""
     resumed = next(iter(mine), None) if word == "--resume" else word or None
     if resumed and resumed not in mine:
         other = " and ".join(sorted(name for name, _ in differ.get(resumed, [])))

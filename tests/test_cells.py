@@ -16,8 +16,8 @@ from sentences import REPORTS
 from services import ENV, WITHOUT_JOBS, Server
 from stores import contents_without_source, runs_of
 
-# dagshub_run needs a stand-in of the site, see its own test. hypertune3 is a script only.
-NAMES = [path.stem for path in LESSONS if path.stem not in ("dagshub_run", "hypertune3")]
+# dagshub_run needs a stand-in of the site, see its own test.
+NAMES = [path.stem for path in LESSONS if path.stem != "dagshub_run"]
 SETTINGS = """
 import mlflow
 from tracking import connect

@@ -33,7 +33,7 @@ def test_helper_stays_small(helper, longest):
 
 @pytest.mark.parametrize("script", LESSONS, ids=lambda p: p.stem)
 def test_lesson_stays_short(script):
-    longest = 193 if script.stem == "hypertune3" else 100
+    longest = 194 if script.stem == "hypertune3" else 100
     assert len(script.read_text().splitlines()) <= longest
 
 
