@@ -30,7 +30,7 @@ number = registered[0].aliases.get("production") if registered else None
 if not number:
     raise SystemExit(
         "No version is in production: run python src/promote_model.py, "
-        "or with rollback after it where one was"
+        "or with rollback after it if there was one before"
     )
 try:
     model = mlflow.pyfunc.load_model(f"models:/{NAME}/{number}")
@@ -56,7 +56,7 @@ print(wrong.to_string(index_names=False))
 
 # %% The signature: columns in another order are sorted, one that is missing or text is refused
 assert (model.predict(rows[rows.columns[::-1]]) == predicted).all()
-for changed in rows.drop(columns="mean radius"), rows.astype({"mean radius": str}):
+for changed in rows.drop(columns="mean radius"), rows.assign(**{"mean radius": "large"}):
     try:
         model.predict(changed)
     except MlflowException as error:
