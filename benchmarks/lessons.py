@@ -20,8 +20,22 @@ def with_grid(text, grid, model=None):
 
 def copy_with_grid(folder, name, grid, model=None):
     """Copy src/ to FOLDER/src, NAME.py with another GRID; return its path. Again the same bytes."""
+    return copy_with(folder, name, with_grid((SRC / f"{name}.py").read_text(), grid, model))
+
+
+def copy_with_trials(folder, trials, trees=8):
+    """Copy src/ to FOLDER/src, hypertune_optuna.py with so many TRIALS of small forests."""
+    text = (SRC / "hypertune_optuna.py").read_text()
+    for old, new in (", TRIALS = 42, 5, 0.2, 32", trials), ('"n_estimators", 16, 128', trees):
+        assert text.count(old) == 1, f"the script has {old!r} {text.count(old)} times"
+        text = text.replace(old, re.sub(r"\d+$", str(new), old).replace("16", "1"))
+    return copy_with(folder, "hypertune_optuna", text)
+
+
+def copy_with(folder, name, text):
+    """Copy src/ to FOLDER/src, with TEXT as NAME.py; return its path."""
     hidden = shutil.ignore_patterns("__pycache__")
     shutil.copytree(SRC, folder / "src", ignore=hidden, dirs_exist_ok=True)
     script = folder / "src" / f"{name}.py"
-    script.write_text(with_grid((SRC / script.name).read_text(), grid, model))
+    script.write_text(text)
     return script

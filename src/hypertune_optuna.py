@@ -25,7 +25,6 @@ from tracking import connect
 
 SEED, FOLDS, TEST_SIZE, TRIALS = 42, 5, 0.2, 32
 DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
-BEGUN = *DONE, optuna.trial.TrialState.RUNNING
 SCRIPT = globals().get("__file__", "hypertune_optuna.py")  # a notebook has no __file__
 # In a notebook the words in sys.argv are the kernel's: write the run's ID in the place of None.
 run_id = sys.argv[1] if sys.argv[1:] and "kernel_launcher" not in sys.argv[0] else None
@@ -49,9 +48,10 @@ X, _, y, _ = train_test_split(X, y, test_size=TEST_SIZE, random_state=SEED)
 
 # %% A trial: a child run with a score for each fold
 def objective(trial):
-    if sum(other.number < trial.number for other in study.get_trials(states=BEGUN)) >= TRIALS:
-        return np.nan  # and so it fails: two processes began the last trial at once
     trees, depth = trial.suggest_int("n_estimators", 16, 128), trial.suggest_int("max_depth", 2, 16)
+    if sum(t.params != {} and t.state.name != "FAIL" for t in study.trials) > TRIALS:
+        time.sleep(np.random.rand())  # two processes began the last one at once: both try again
+        return np.nan  # no score, so this trial fails
     model, scores = RandomForestClassifier(trees, max_depth=depth, random_state=SEED), []
     # The parent by its ID: in a thread, as with n_jobs=2, `nested` alone doesn't find it.
     where = {"experiment_id": experiment_id, "parent_run_id": run_id, "nested": True}
@@ -81,9 +81,9 @@ with mlflow.start_run(run_id, experiment_id, "optuna") as parent:
     mlflow.log_artifact(SCRIPT)
     while len(study.get_trials(states=DONE)) < TRIALS:
         optuna.storages.fail_stale_trials(study)  # killed: without a heartbeat for ten seconds
-        if len(study.get_trials(states=BEGUN)) < TRIALS:
-            study.optimize(objective, n_trials=1)
-        time.sleep(0.1)  # other processes may have the last ones in hand
+        begun = sum(t.params != {} and t.state.name != "FAIL" for t in study.trials)
+        # If other processes have the last ones in hand, it waits for them.
+        study.optimize(objective, n_trials=1) if begun < TRIALS else time.sleep(1)
     running = f"tags.mlflow.parentRunId = '{run_id}' AND attributes.status = 'RUNNING'"
     for child in client.search_runs([experiment_id], running):  # of processes that were killed
         client.set_terminated(child.info.run_id, "KILLED")

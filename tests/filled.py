@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from filelock import FileLock
-from lessons import copy_with_grid
+from lessons import copy_with_grid, copy_with_trials
 from running import PYTHON, ROOT, SHARED, make_repo, run, uri
 from sentences import assert_success
 from stores import runs_of
@@ -28,8 +28,11 @@ def copy_repo(folder, *names):
 def copy_before(folder, name):
     """Make FOLDER the repo before the lesson NAME; a search has few candidates."""
     copy_repo(folder, *BEFORE.get(name, []))
-    if name.startswith("hypertune"):
+    if name == "hypertune_optuna":
+        copy_with_trials(folder, 4)
+    elif name.startswith("hypertune"):
         copy_with_grid(folder, name, {"n_estimators": [16, 32], "max_depth": [2, None]})
+    if name.startswith("hypertune"):
         make_repo(folder)
 
 

@@ -19,6 +19,8 @@ HELPERS = [ROOT / "src" / f"{name}.py" for name in HELPER_NAMES]
 LESSONS = sorted(set((ROOT / "src").glob("*.py")) - set(HELPERS))
 # Whether root runs the tests; Windows has none.
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+# If tqdm is installed, and Optuna brings it, MLflow shows bars on stderr.
+ENV["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 # What the processes of pytest-xdist have in common: the first process of pytest makes it.
 SHARED = Path(os.environ.get("SHARED_BY_TESTS") or tempfile.mkdtemp(prefix="tests-"))
 # What runs a script: a fork if the system has them, see forks.py.
