@@ -21,12 +21,12 @@ from tracking import connect
 NAME = f"check-server-{time.time_ns()}"
 ONE, ALL = 8, 30  # seconds for one answer, and for all
 USUAL = {"runs", "log_batch", "files up", "files down", "searches", "logged models"}
-DATA = USUAL | {"dataset inputs"}
 LESSONS = {  # and what they need
     "dagshub_run": USUAL - {"searches", "logged models"},
     "basic_run, training_loop": USUAL,
     "select_experiment": USUAL | {"restore"},
-    "autolog, log_dataset, pipeline_run, reproduce_run": DATA,
+    "autolog, log_dataset, pipeline_run, reproduce_run": (DATA := USUAL | {"dataset inputs"}),
+    "hypertune_optuna": USUAL | {"nested runs"},
     "hypertune2, hypertune3, compare_runs": DATA | {"nested runs"},
     "custom_model": USUAL | {"versions"},
     "register_model, promote_model, score_model": DATA | {"nested runs", "aliases", "tags"},

@@ -30,7 +30,7 @@ with mlflow.start_run(experiment_id=experiment_id) as run:
 print(f'Run "{run.info.run_name}", ID {run.info.run_id}')
 print("Next: python src/basic_run.py")
 '''
-LESSON = """# 18. Log a depth
+LESSON = """# 19. Log a depth
 
 ```bash
 python src/my_lesson.py
@@ -72,7 +72,7 @@ print(mlflow.search_runs(experiment_names=["my-lesson"])["params.depth"][0])
 That was the last lesson. [All lessons](../../README.md#lessons)
 """
 ROW = (
-    "| [18. Log a depth](docs/lessons/my_lesson.md) | [`my_lesson`](src/my_lesson.py) | a depth |\n"
+    "| [19. Log a depth](docs/lessons/my_lesson.md) | [`my_lesson`](src/my_lesson.py) | a depth |\n"
 )
 
 
@@ -127,14 +127,14 @@ def test_an_added_lesson_needs_its_three_files(repo):
     (repo / "docs/lessons/my_lesson.md").write_text(LESSON)
     (test,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (repo / "tests/test_my_lesson.py").write_text(test)
-    last = "| [17. A search that survives]"
+    last = "| [18. A search that survives]"
     readme = (repo / "README.md").read_text()
     end = readme.index("\n", readme.index(last)) + 1
     (repo / "README.md").write_text(readme[:end] + ROW + readme[end:])
     edit(
         repo / "docs/lessons/hypertune3.md",
         "That was the last lesson. [All lessons](../../README.md#lessons)",
-        "Next: [18. Log a depth](my_lesson.md)",
+        "Next: [19. Log a depth](my_lesson.md)",
     )
     done = shell(repo, f"{checks} tests/test_my_lesson.py docs/lessons/my_lesson.md")
     assert done.returncode == 0, done.stdout
