@@ -26,7 +26,7 @@ def copy_with_grid(folder, name, grid, model=None):
 def copy_with_trials(folder, trials, trees=8):
     """Copy src/ to FOLDER/src, hypertune_optuna.py with so many TRIALS of small forests."""
     text = (SRC / "hypertune_optuna.py").read_text()
-    for old, new in (", TRIALS = 42, 5, 0.2, 32", trials), ('"n_estimators", 16, 128', trees):
+    for old, new in (", TRIALS = 42, 5, 0.2, 24", trials), ('"n_estimators", 16, 128', trees):
         assert text.count(old) == 1, f"the script has {old!r} {text.count(old)} times"
         text = text.replace(old, re.sub(r"\d+$", str(new), old).replace("16", "1"))
     return copy_with(folder, "hypertune_optuna", text)

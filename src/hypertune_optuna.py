@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from interrupts import exit_on_interrupt
 from tracking import connect
 
-SEED, FOLDS, TEST_SIZE, TRIALS = 42, 5, 0.2, 32
+SEED, FOLDS, TEST_SIZE, TRIALS = 42, 5, 0.2, 24
 DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
 SCRIPT = globals().get("__file__", "hypertune_optuna.py")  # a notebook has no __file__
 # In a notebook the words in sys.argv are the kernel's: write the run's ID in the place of None.

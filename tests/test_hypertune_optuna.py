@@ -4,15 +4,20 @@ import re
 import signal
 import time
 from collections import Counter
+from functools import partial
 
+import mlflow
 import optuna
 import pytest
+from doc_tables import tables
 from lessons import copy_with_trials
 from mlflow import MlflowClient
+from mlflow.optuna.storage import MlflowStorage
+from optuna_integration import MLflowCallback
 from patched import before, run_patched, without_connect
 from running import PYTHON, at_once, run, uri
 from sentences import assert_one_sentence, assert_success
-from stores import contents, files_of, runs_of
+from stores import children_of, contents, files_of, runs_of
 
 TRIALS = 4
 PLOTS = ["optimization_history.png", "param_importances.png", "slice.png"]
@@ -228,3 +233,137 @@ def test_a_copy_without_connect(folder):
     process = run([PYTHON, script], folder / "src", MLFLOW_TRACKING_URI=uri(folder))
     assert process.returncode == 0, process.stderr
     assert_searched(uri(folder), folder, id_of(process), 2)
+
+
+# What other ways leave behind: the function of each row of the page measures its last cell.
+ROWS = {case: left for _, case, left in tables("runs.md")["Optuna's searches"]}
+WAYS = {}
+
+
+def way(beginning):
+    """The function below measures the row whose case has this beginning."""
+    return partial(WAYS.setdefault, beginning)
+
+
+def value(trial):
+    return trial.suggest_float("x", -1, 1)
+
+
+def one_of_each(trial):
+    """The first is complete, the second pruned, the third fails."""
+    x = value(trial)
+    if trial.number:
+        raise [optuna.TrialPruned, ValueError][trial.number - 1]
+    return x
+
+
+def parents_of(runs):
+    return {"mlflow.parentRunId" in run.data.tags for run in runs}
+
+
+@way("`start_run(nested=True)`")
+def nested_in_threads(store, folder):
+    def objective(trial):
+        with mlflow.start_run(nested=True):
+            return value(trial)
+
+    with mlflow.start_run() as parent:
+        optuna.create_study().optimize(objective, n_trials=2, n_jobs=2)
+    children = [run for run in runs_of(store, "Default") if run.info.run_id != parent.info.run_id]
+    return f"children {'with' if parents_of(children) != {False} else 'without'} a parent"
+
+
+@way("`raise TrialPruned`")
+def pruned_inside(store, folder):
+    def objective(trial):
+        with mlflow.start_run(nested=True):
+            raise optuna.TrialPruned
+
+    with mlflow.start_run():
+        optuna.create_study().optimize(objective, n_trials=1)
+    return f"a {runs_of(store, 'Default')[1].info.status} child"
+
+
+@way("a storage without")
+def killed_without_heartbeat(store, folder):
+    code = """
+import optuna, os
+study = optuna.create_study(storage="sqlite:///optuna.db", study_name="killed")
+study.optimize(lambda trial: os.kill(os.getpid(), 9), n_trials=1)
+"""
+    assert run([PYTHON, "-c", code], folder).returncode == -signal.SIGKILL
+    study = optuna.load_study(storage=f"sqlite:///{folder}/optuna.db", study_name="killed")
+    study.optimize(value, n_trials=1)
+    return f"a trial that stays {study.trials[0].state.name}"
+
+
+@way("`optimize(n_trials=3)`")
+def started_twice(store, folder):
+    for _ in range(2):
+        study = optuna.create_study(
+            storage=f"sqlite:///{folder}/optuna.db", study_name="twice", load_if_exists=True
+        )
+        study.optimize(value, n_trials=3)
+    return f"{len(study.trials)} trials"
+
+
+@way("two processes")
+def same_seed(store, folder):
+    found = []
+    for _ in range(2):
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=42))
+        study.optimize(value, n_trials=12)
+        found.append([trial.params for trial in study.trials])
+    return "the same params in both" if found[0] == found[1] else "other params"
+
+
+@way("`MlflowStorage`: one")
+def storage(store, folder):
+    home = mlflow.set_experiment("study").experiment_id
+    optuna.create_study(storage=MlflowStorage(home)).optimize(one_of_each, n_trials=2)
+    parent, *children = sorted(runs_of(store, "study"), key=lambda r: r.info.start_time)
+    ends = ", ".join(f"a {child.info.status} child" for child in children)
+    metrics = ", ".join(f"`{name}`" for name in parent.data.metrics)
+    return f"a parent that stays {parent.info.status}, with no metric but {metrics}; {ends}"
+
+
+@way("`MlflowStorage` and")
+def storage_started_twice(store, folder):
+    home = mlflow.set_experiment("study").experiment_id
+    for _ in range(2):
+        study = optuna.create_study(
+            storage=MlflowStorage(home), study_name="twice", load_if_exists=True
+        )
+        study.optimize(value, n_trials=3)
+    runs = runs_of(store, "study")
+    studies = [run for run in runs if parents_of([run]) == {False}]
+    children = {len(children_of(MlflowClient(store), study)) for study in studies}
+    (name,) = {study.info.run_name for study in studies}
+    assert name == "twice"
+    return (
+        f"{len(studies)} studies of the same name, with {', '.join(map(str, children))} trials each"
+    )
+
+
+@way("`MLflowCallback`")
+def callback(store, folder):
+    log = MLflowCallback(tracking_uri=store, metric_name="x")
+    study = optuna.create_study(study_name="callback")
+    study.optimize(one_of_each, n_trials=3, catch=ValueError, callbacks=[log])
+    runs = runs_of(store, "callback")
+    (status,) = {run.info.status for run in runs}
+    return f"{len(runs)} {status} runs, with{'out' * (parents_of(runs) == {False})} a parent"
+
+
+@pytest.mark.ci
+@pytest.mark.facts
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("case", ROWS)
+def test_what_another_way_leaves_behind(case, folder, track_in, monkeypatch):
+    (measure,) = [WAYS[beginning] for beginning in WAYS if case.startswith(beginning)]
+    track_in(uri(folder))
+    # What set_experiment() leaves in this process.
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    assert measure(uri(folder), folder) == ROWS[case]
