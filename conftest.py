@@ -36,7 +36,7 @@ def pytest_configure(config):
 
 
 # The pages that a reader's own set runs: the lessons', except those that take longest.
-READERS = re.compile(r"README\.md$|docs/lessons/(?!hypertune[13]|reproduce_run|check_server)")
+READERS = re.compile(r"README\.md$|docs/lessons/(?!hypertune[13_]|reproduce_run|check_server)")
 # What takes longest comes first, so that no processor waits for it at the end.
 LONGEST = ["team-server.md", "test_team_server.py", "test_peers.py", "test_hypertune3.py"]
 LONGEST += ["test_cluster.py", "troubleshooting.md", "test_promote_model.py", "test_pictures.py"]
