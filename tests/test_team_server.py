@@ -629,7 +629,8 @@ def test_secrets_come_from_the_environment_alone(team):
 def test_the_unit_is_one_and_starts_what_the_page_starts(tmp_path):
     if not shutil.which("systemd-analyze"):
         missing("systemd-analyze", "systemd")
-    unit = re.search(r"mlflow.service <<'END'\n(.*?)END\n", PAGE, re.DOTALL)[1]
+    assert "\ncp /srv/mlflow/server/mlflow.service /etc/systemd/system/\n" in PAGE
+    unit = (FOLDER / "mlflow.service").read_text()
     command = re.search(r"^ExecStart=/srv/mlflow/.venv/bin/(.*)", unit, re.MULTILINE)[1]
     assert f"```bash\n{command}\n```" in PAGE
     # Where the program is on this machine.
