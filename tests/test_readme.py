@@ -13,6 +13,7 @@ LEFT_OUT = {
     "CONTRIBUTING.md": 6,
     "README.md": 3,
     "docs/reference/benchmarks.md": 10,
+    "docs/guides/aws.md": 7,
     "docs/guides/interrupts.md": 1,
     "docs/lessons/dagshub_run.md": 2,
     "docs/lessons/hypertune3.md": 1,
