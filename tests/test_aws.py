@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 
 import boto3
 import pytest
@@ -260,19 +261,41 @@ def test_the_role_may_do_nothing_else(amazon):
     amazon.client("s3").delete_bucket(Bucket="other")
 
 
+def test_rclone_copies_with_the_role_and_the_settings(amazon, tmp_path):
+    env = {k: v for k, v in write_settings(tmp_path).items() if k.startswith("RCLONE")}
+    # For Amazon's own, rclone wants TLS.
+    env |= {"RCLONE_S3_ENDPOINT": amazon.service.uri, "RCLONE_S3_PROVIDER": "Other"}
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    env |= dict(zip(names, amazon.keys(), strict=True))
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns" / "a.txt").write_text("a")
+    amazon.check_rights(True)
+    try:
+        for source, target in ("mlruns", f":s3:{NAME}/moved"), (f":s3:{NAME}/moved", "backup"):
+            result = run(["rclone", "copy", "-q", source, target], tmp_path, **env)
+            assert (result.returncode, result.stderr) == (0, "")
+    finally:
+        amazon.check_rights(False)
+    assert (tmp_path / "backup" / "a.txt").read_text() == "a"
+
+
 # The start script, and the page
 
 
-def test_the_start_script_writes_settings_without_keys(tmp_path):
-    (tmp_path / "server").mkdir()
-    example = (ROOT / "server" / ".env.example").read_text()
-    (tmp_path / "server" / ".env.example").write_text(example)
+def write_settings(folder):
+    """Make FOLDER/server/.env as the start script does; return what is in it."""
+    (folder / "server").mkdir()
+    shutil.copy(ROOT / "server" / ".env.example", folder / "server")
     script = own((FILES / "start.sh").read_text())
     values = re.search(r"^REPO=.*?(?=\n\n)", script, re.MULTILINE | re.DOTALL)[0]
     command = re.search(r"^perl .*? > server/\.env$", script, re.MULTILINE | re.DOTALL)[0]
-    result = run(["bash", "-euo", "pipefail", "-c", f"{values}\n{command}"], tmp_path)
+    result = run(["bash", "-euo", "pipefail", "-c", f"{values}\n{command}"], folder)
     assert (result.returncode, result.stderr) == (0, "")
-    settings = dotenv_values(tmp_path / "server" / ".env")
+    return dotenv_values(folder / "server" / ".env")
+
+
+def test_the_start_script_writes_settings_without_keys(tmp_path):
+    settings = write_settings(tmp_path)
     changed = {
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{NAME}",
         "AWS_DEFAULT_REGION": REGION,
@@ -326,8 +349,7 @@ def test_the_removal_leaves_nothing(amazon):
     for number in range(310):  # more than the script deletes at once
         s3.put_object(Bucket=NAME, Key=f"1/{number}", Body=b"")
     s3.delete_object(Bucket=NAME, Key="1/0")
-    script = f"export AWS_DEFAULT_REGION={REGION} NAME={NAME}\n{COMMANDS[-1]}"
-    result = run(["bash", "-euc", script], ROOT, **amazon.env)
+    result = run(["bash", "-c", own(COMMANDS[-1])], ROOT, **amazon.env)
     assert (result.returncode, result.stderr) == (0, "")
     assert s3.list_buckets()["Buckets"] == []
     machines = ec2.describe_instances()["Reservations"]

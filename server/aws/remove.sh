@@ -1,8 +1,8 @@
 #!/bin/bash
 # Removes all that docs/guides/aws.md makes: the machine with its database, and the bucket with all
-# its files and their old versions. Nothing brings them back.
-#     bash server/aws/remove.sh mlflow-example
-NAME=$1
+# its files and their old versions. Nothing brings them back. It goes on if a part is missing.
+#     AWS_DEFAULT_REGION=us-east-1 bash server/aws/remove.sh mlflow-example
+NAME=${1:?}
 tagged="Name=tag:Name,Values=$NAME"
 
 for instance in $(aws ec2 describe-instances --filters "$tagged" \
