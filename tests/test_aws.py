@@ -2,12 +2,15 @@
 
 import base64
 import json
+import os
 import re
 import shutil
+from contextlib import closing
 
 import boto3
 import pytest
 import requests
+from aws_forks import launcher
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from doc_tables import blocks, tables, text_of
@@ -15,7 +18,7 @@ from dotenv import dotenv_values
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 from running import ROOT, run
-from services import Service, free_port
+from services import ENV, Service, free_port
 
 pytestmark = pytest.mark.ci
 PAGE = text_of("aws.md")
@@ -46,6 +49,10 @@ class Amazon:
         self.service = Service(command, folder, port, path="/moto-api/")
         self.env = {"AWS_ENDPOINT_URL": self.service.uri}
         self.env |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
+        self.env["PATH"] = f"{folder}{os.pathsep}{ENV['PATH']}"
+
+    def close(self):
+        self.service.stop()
 
     def client(self, name, key="any", secret="any", token=None):
         where = {"region_name": REGION, "endpoint_url": self.service.uri}
@@ -70,13 +77,14 @@ class Amazon:
 @pytest.fixture(scope="module")
 def amazon(tmp_path_factory):
     """Amazon after the page's commands, and what they printed."""
-    amazon = Amazon(tmp_path_factory.mktemp("moto"))
-    script = "\n".join([own(COMMANDS[0]), *COMMANDS[1:-1]])
-    result = run(["bash", "-euo", "pipefail", "-c", script], ROOT, **amazon.env)
-    assert (result.returncode, result.stderr) == (0, "")
-    amazon.printed = result.stdout
-    yield amazon
-    amazon.service.stop()
+    folder = tmp_path_factory.mktemp("moto")
+    amazon = Amazon(folder)
+    with closing(amazon), launcher(folder, ENV):
+        script = "\n".join([own(COMMANDS[0]), *COMMANDS[1:-1]])
+        result = run(["bash", "-euo", "pipefail", "-c", script], ROOT, **amazon.env)
+        assert (result.returncode, result.stderr) == (0, "")
+        amazon.printed = result.stdout
+        yield amazon
 
 
 # What the commands leave
