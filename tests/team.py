@@ -4,8 +4,9 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import pytest
@@ -110,7 +111,8 @@ class Team:
 
     def healthy(self, name):
         """Whether the service's own health check passes."""
-        kind, *command = compose()[name]["healthcheck"]["test"]
+        test = compose()[name]["healthcheck"]["test"]
+        kind, *command = ["CMD", *shlex.split(test)] if isinstance(test, str) else test
         assert kind == "CMD"
         command = [self.here(word) for word in command]
         if command[0] == "pg_isready":
@@ -139,3 +141,24 @@ class Team:
             dbname="mlflow",
         ) as connection:
             return connection.execute(sql).fetchall()
+
+
+@contextmanager
+def caddy(folder, server):
+    """Caddy with server/Caddyfile, on another port, with a certificate of its own; and its CA."""
+    if not shutil.which("caddy"):
+        missing("Caddy", "caddy")
+    port = free_port()
+    text = (FOLDER / "Caddyfile").read_text()
+    assert "mlflow.example.com {\n" in text and "127.0.0.1:5000\n" in text
+    text = text.replace("mlflow.example.com {", f"localhost:{port} {{\n\ttls internal")
+    text = text.replace("127.0.0.1:5000", server.removeprefix("http://"))
+    options = "admin off\n\tskip_install_trust\n\tauto_https disable_redirects"
+    (folder / "Caddyfile").write_text(
+        f"{{\n\t{options}\n\tstorage file_system {folder}\n}}\n{text}"
+    )
+    command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+    proxy = Service(command, folder, port)
+    (authority,) = folder.glob("pki/authorities/local/root.crt")
+    yield f"https://localhost:{port}", str(authority)
+    proxy.stop()

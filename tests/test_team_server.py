@@ -31,7 +31,7 @@ from running import ROOT, at_once, run, run_script
 from sentences import assert_one_sentence
 from services import ENV, WITHOUT_JOBS, Server, Service, free_port
 from stores import children_of, runs_of
-from team import FOLDER, compose, missing
+from team import FOLDER, caddy, compose, missing
 
 pytestmark = pytest.mark.ci
 PAGE = text_of("team-server.md")
@@ -396,23 +396,9 @@ def test_the_teams_server_has_enough(team):
 
 @pytest.fixture(scope="module")
 def proxy(team, tmp_path_factory):
-    """Caddy with server/Caddyfile, on another port, with a certificate of its own; and its CA."""
-    if not shutil.which("caddy"):
-        missing("Caddy", "caddy")
-    folder, port = tmp_path_factory.mktemp("caddy"), free_port()
-    text = (FOLDER / "Caddyfile").read_text()
-    assert "mlflow.example.com {\n" in text and "127.0.0.1:5000\n" in text
-    text = text.replace("mlflow.example.com {", f"localhost:{port} {{\n\ttls internal")
-    text = text.replace("127.0.0.1:5000", team.uri.removeprefix("http://"))
-    options = "admin off\n\tskip_install_trust\n\tauto_https disable_redirects"
-    (folder / "Caddyfile").write_text(
-        f"{{\n\t{options}\n\tstorage file_system {folder}\n}}\n{text}"
-    )
-    command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
-    caddy = Service(command, folder, port)
-    (authority,) = folder.glob("pki/authorities/local/root.crt")
-    yield f"https://localhost:{port}", str(authority)
-    caddy.stop()
+    """Caddy in front of it; and its CA."""
+    with caddy(tmp_path_factory.mktemp("caddy"), team.uri) as found:
+        yield found
 
 
 def test_clients_reach_it_by_tls_and_say_which_certificate_they_miss(team, proxy, tmp_path):
