@@ -38,7 +38,8 @@ def pytest_configure(config):
 # The pages that a reader's own set runs: the lessons', except those that take longest.
 READERS = re.compile(r"README\.md$|docs/lessons/(?!hypertune[13_]|reproduce_run|check_server)")
 # What takes longest comes first, so that no processor waits for it at the end.
-LONGEST = ["team-server.md", "test_team_server.py", "test_peers.py", "test_hypertune3.py"]
+LONGEST = ["test_containers.py"]
+LONGEST += ["team-server.md", "test_team_server.py", "test_peers.py", "test_hypertune3.py"]
 LONGEST += ["test_cluster.py", "troubleshooting.md", "test_promote_model.py", "test_pictures.py"]
 LONGEST += ["test_migrate_filestore.py", "housekeeping.md", "test_interruptions.py"]
 
