@@ -70,6 +70,21 @@ def test_without_git_a_run_lacks_only_the_commit(folder):
     assert "git" not in error.lower()
 
 
+@pytest.mark.ci
+@pytest.mark.facts
+@pytest.mark.parametrize(("value", "bars"), [("true", True), ("false", False)])
+def test_with_tqdm_a_download_shows_a_bar_unless_a_variable_says_no(value, bars, folder):
+    """ "true" is MLflow's default."""
+    code = "import mlflow; mlflow.artifacts.download_artifacts('source', dst_path='copy')"
+    (folder / "source").mkdir()
+    (folder / "source" / "file").touch()
+    env = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": value}
+    result = run([sys.executable, "-c", code], folder, **env)
+    assert result.returncode == 0
+    assert ("Downloading artifacts: 100%" in result.stderr) == bars
+    assert result.stderr == "" or bars
+
+
 @pytest.mark.skipif(
     not AS_ROOT,
     reason="only root can give a folder to another user",
