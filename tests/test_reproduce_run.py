@@ -243,6 +243,24 @@ def test_in_a_terminal_it_asks(answer, code, folder):
 
 
 @pytest.mark.ci
+def test_a_script_that_names_its_own_store_logs_there_again(folder):
+    """As dagshub_run does."""
+    script = folder / "own.py"
+    script.write_text(f"""
+import mlflow
+mlflow.set_tracking_uri({uri(folder)!r})
+mlflow.set_experiment("own")
+with mlflow.start_run() as run:
+    mlflow.log_artifact(__file__)
+print(run.info.run_id)
+""")
+    run_id = run([PYTHON, script], folder).stdout.split()[-1]
+    result = repeat(folder, run_id, "--yes")
+    assert (result.returncode, result.stderr) == (1, "No new run to compare: exit code 0\n\n")
+    assert len(runs_of(uri(folder), "own")) == 2
+
+
+@pytest.mark.ci
 @pytest.mark.parametrize("name", REPEATABLE)
 def test_each_lesson_that_stores_its_script_is_repeated_to_the_last_digit(name, tmp_path):
     copy_after(tmp_path, name)
