@@ -42,6 +42,7 @@ LONGEST = ["test_containers.py"]
 LONGEST += ["team-server.md", "test_team_server.py", "test_peers.py", "test_hypertune3.py"]
 LONGEST += ["test_cluster.py", "troubleshooting.md", "test_promote_model.py", "test_pictures.py"]
 LONGEST += ["test_migrate_filestore.py", "housekeeping.md", "test_interruptions.py"]
+LONGEST += ["test_windows.py"]
 
 
 def pytest_collection_modifyitems(items):
