@@ -181,6 +181,15 @@ track_in = pytest.fixture(tracking_uri)
 default_store = pytest.fixture(tracking_uri, scope="module", autouse=True)
 
 
+@pytest.fixture
+def track_in_default(folder, track_in, monkeypatch):
+    """This process logs into the experiment Default of the database in FOLDER."""
+    # What set_experiment() leaves in a process, as in that of another test.
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    track_in(uri(folder))
+
+
 KINDS = [
     "sqlite",
     "file",

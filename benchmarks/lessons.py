@@ -23,12 +23,14 @@ def copy_with_grid(folder, name, grid, model=None):
     return copy_with(folder, name, with_grid((SRC / f"{name}.py").read_text(), grid, model))
 
 
-def copy_with_trials(folder, trials, trees=8):
+def copy_with_trials(folder, trials):
     """Copy src/ to FOLDER/src, hypertune_optuna.py with so many TRIALS of small forests."""
     text = (SRC / "hypertune_optuna.py").read_text()
-    for old, new in (", TRIALS = 42, 5, 0.2, 24", trials), ('"n_estimators", 16, 128', trees):
+    settings = {", TRIALS = 42, 5, 0.2, 24": f", TRIALS = 42, 5, 0.2, {trials}"}
+    settings |= {'"n_estimators", 16, 128': '"n_estimators", 1, 8'}
+    for old, new in settings.items():
         assert text.count(old) == 1, f"the script has {old!r} {text.count(old)} times"
-        text = text.replace(old, re.sub(r"\d+$", str(new), old).replace("16", "1"))
+        text = text.replace(old, new)
     return copy_with(folder, "hypertune_optuna", text)
 
 

@@ -58,17 +58,18 @@ def by_grid(seed, fits):
         yield np.mean(scores), sum(seconds)
 
 
+def suggest(trial):
+    """The trees and the depth of a trial of hypertune_optuna."""
+    return trial.suggest_int("n_estimators", 16, 128), trial.suggest_int("max_depth", 2, 16)
+
+
 def by_sampler(sampler, fits, trials):
     """The trials of hypertune_optuna with another SAMPLER; a pruned one has no score."""
     spent = {}
 
     def objective(trial):
-        trees, depth = (
-            trial.suggest_int("n_estimators", 16, 128),
-            trial.suggest_int("max_depth", 2, 16),
-        )
         scores, spent[trial.number] = [], 0
-        for fold, (score, seconds) in enumerate(fits[trees, depth]):
+        for fold, (score, seconds) in enumerate(fits[suggest(trial)]):
             scores.append(score)
             spent[trial.number] += seconds
             trial.report(np.mean(scores), fold)
@@ -146,27 +147,23 @@ def draw(found, target):
 # What a trial costs
 
 
-def suggest(trial):
+def report(trial):
     """What all ways do: two params, five values."""
-    params = trial.suggest_int("n_estimators", 16, 128), trial.suggest_int("max_depth", 2, 16)
+    trees, _ = suggest(trial)
     for fold in range(FOLDS):
         trial.report(0.9, fold)
-    return params
+    return trees / 128
 
 
 def bare(folder, trials):
     """Optuna in memory."""
-    optuna.create_study().optimize(suggest_value, n_trials=trials)
-
-
-def suggest_value(trial):
-    return suggest(trial)[0] / 128
+    optuna.create_study().optimize(report, n_trials=trials)
 
 
 def in_database(folder, trials):
     """Optuna's database, without MLflow."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/optuna.db", heartbeat_interval=1)
-    optuna.create_study(storage=storage).optimize(suggest_value, n_trials=trials)
+    optuna.create_study(storage=storage).optimize(report, n_trials=trials)
 
 
 def as_the_lesson(folder, trials):
@@ -175,7 +172,7 @@ def as_the_lesson(folder, trials):
 
     def objective(trial):
         with mlflow.start_run(run_name=f"trial {trial.number}", nested=True):
-            suggest(trial)
+            report(trial)
             mlflow.log_params(trial.params)
             for fold in range(FOLDS):
                 mlflow.log_metric("test_score", 0.9, step=fold)
@@ -190,15 +187,13 @@ def as_the_lesson(folder, trials):
 def mlflow_storage(folder, trials):
     """MlflowStorage."""
     home = mlflow.set_experiment("storage").experiment_id
-    optuna.create_study(storage=MlflowStorage(home)).optimize(suggest_value, n_trials=trials)
+    optuna.create_study(storage=MlflowStorage(home)).optimize(report, n_trials=trials)
 
 
 def callback(folder, trials):
     """MLflowCallback."""
     log = MLflowCallback(tracking_uri=mlflow.get_tracking_uri())
-    optuna.create_study(study_name="callback").optimize(
-        suggest_value, n_trials=trials, callbacks=[log]
-    )
+    optuna.create_study(study_name="callback").optimize(report, n_trials=trials, callbacks=[log])
 
 
 WAYS = {

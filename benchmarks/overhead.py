@@ -77,13 +77,13 @@ def spent(file):
         stderr=subprocess.PIPE,
         text=True,
     )
-    peaks = [0]
+    sizes = []
 
     def watch():
         job = psutil.Process(process.pid)
         with contextlib.suppress(psutil.NoSuchProcess):
             while process.returncode is None:
-                peaks[0] = max(peaks[0], job.memory_info().rss / 2**20)
+                sizes.append(job.memory_info().rss / 2**20)
                 time.sleep(0.05)
 
     watcher = threading.Thread(target=watch)
@@ -94,7 +94,7 @@ def spent(file):
     ended = time.perf_counter()
     watcher.join()
     assert process.returncode == 0, errors
-    return ended - began, ended - imported, *peaks
+    return ended - began, ended - imported, max(sizes)
 
 
 def measure(folder, rounds, folds=5):

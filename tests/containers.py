@@ -67,9 +67,8 @@ if [ "$(id -u)" = 0 ]; then
   exec setpriv --reuid=postgres --regid=postgres --init-groups "$0" "$@"
 fi
 if [ ! -e "$PGDATA/PG_VERSION" ]; then
-  echo "$POSTGRES_PASSWORD" >/tmp/password
-  initdb -U "$POSTGRES_USER" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256
-  rm /tmp/password
+  echo "$POSTGRES_PASSWORD" | initdb -U "$POSTGRES_USER" --pwfile=/dev/stdin \\
+    --auth-local=trust --auth-host=scram-sha-256
   echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
   pg_ctl start --wait --options="-c listen_addresses="
   createdb -U "$POSTGRES_USER" "$POSTGRES_DB"
@@ -126,7 +125,7 @@ class Stack:
         (own / "storage.conf").write_text(f"""
             [storage]
             driver = "overlay"
-            graphroot = "{own}/root"
+            graphroot = "{own}/storage"
             runroot = "{own}/run"
             """)
         (own / "containers.conf").write_text(f"""
@@ -140,9 +139,9 @@ class Stack:
             cgroup_manager = "cgroupfs"
             events_logger = "file"
             runtime = "runc"
-            static_dir = "{own}/root/libpod"
+            static_dir = "{own}/storage/libpod"
             tmp_dir = "{own}/tmp"
-            volume_path = "{own}/root/volumes"
+            volume_path = "{own}/storage/volumes"
             [engine.runtimes]
             runc = ["{shutil.which("runc")}"]
             """)

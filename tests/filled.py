@@ -1,5 +1,6 @@
 """A copy of this repo after its lessons: each sequence of lessons is run once for all tests."""
 
+import json
 import shutil
 import sqlite3
 import sys
@@ -47,20 +48,18 @@ def run_lesson(folder, name, python=PYTHON):
 
 
 def repo_with(name):
-    """The folder of the repo of `copy_before` in which the lesson was run, and what it printed.
-
-    Nobody writes into it again.
-    """
+    """The folder of `copy_before` in which the lesson was run, and its stdout and stderr."""
     folder, printed = SHARED / f"with-{name}", SHARED / f"printed-by-{name}"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            new = Path(f"{folder}.new")
-            copy_before(new, name)
-            text = assert_success(run_lesson(new, name))
-            printed.write_text(text.replace(str(new), str(folder)))
-            copy(new, folder)
-            shutil.rmtree(new)
-    return folder, printed.read_text()
+
+    def make(new):
+        copy_before(new, name)
+        done = run_lesson(new, name)
+        assert_success(done)
+        texts = [text.replace(str(new), str(folder)) for text in (done.stdout, done.stderr)]
+        printed.write_text(json.dumps(texts))
+
+    made_once(folder, make)
+    return folder, *json.loads(printed.read_text())
 
 
 def words_for(name, folder):
@@ -72,23 +71,31 @@ def words_for(name, folder):
 
 
 def repo_after(names):
-    """The folder of the repo in which the lessons NAMES were run; nobody writes into it again."""
-    folder = SHARED / "-".join(["repo", *names])
+    """The folder of the repo in which the lessons NAMES were run."""
+
+    def make(new):
+        if names:
+            copy_repo(new, *names[:-1])
+            done = run([PYTHON, f"src/{names[-1]}.py", *words_for(names[-1], new)], new)
+            assert done.returncode == 0, done.stderr
+        else:
+            new.mkdir()
+            for part in PARTS:
+                copy_part = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+                copy_part(ROOT / part, new / part)
+            make_repo(new)
+            (new / ".venv").symlink_to(sys.prefix)
+
+    return made_once(SHARED / "-".join(["repo", *names]), make)
+
+
+def made_once(folder, make):
+    """FOLDER, as MAKE fills it for all processes of the tests; nobody writes into it again."""
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             new = Path(f"{folder}.new")
-            if names:
-                copy_repo(new, *names[:-1])
-                done = run([PYTHON, f"src/{names[-1]}.py", *words_for(names[-1], new)], new)
-                assert done.returncode == 0, done.stderr
-                move_store(new / "mlflow.db", new, folder)
-            else:
-                new.mkdir()
-                for part in PARTS:
-                    copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-                    copy(ROOT / part, new / part)
-                make_repo(new)
-                (new / ".venv").symlink_to(sys.prefix)
+            make(new)
+            move_store(new / "mlflow.db", new, folder)
             new.rename(folder)
     return folder
 
@@ -96,12 +103,13 @@ def repo_after(names):
 def copy(old, new):
     """Copy the repo in OLD to NEW, with its store."""
     shutil.copytree(old, new, symlinks=True, dirs_exist_ok=True)
-    if (new / "mlflow.db").exists():
-        move_store(new / "mlflow.db", old, new)
+    move_store(new / "mlflow.db", old, new)
 
 
 def move_store(database, old, new):
-    """Let the DATABASE say of its files that they are in the folder NEW, no longer in OLD."""
+    """Let the DATABASE, if it is there, say of its files that they are in NEW, no longer in OLD."""
+    if not database.exists():
+        return
     with closing(sqlite3.connect(database)) as connection, connection:
         for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
             for _, column, kind, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():

@@ -160,5 +160,7 @@ def caddy(folder, server):
     command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     proxy = Service(command, folder, port)
     (authority,) = folder.glob("pki/authorities/local/root.crt")
-    yield f"https://localhost:{port}", str(authority)
-    proxy.stop()
+    try:
+        yield f"https://localhost:{port}", str(authority)
+    finally:
+        proxy.stop()

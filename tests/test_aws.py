@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import shutil
 from contextlib import closing
@@ -10,7 +9,6 @@ from contextlib import closing
 import boto3
 import pytest
 import requests
-from aws_forks import launcher
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError
 from doc_tables import blocks, tables, text_of
@@ -18,7 +16,7 @@ from dotenv import dotenv_values
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 from running import ROOT, run
-from services import ENV, Service, free_port
+from services import Service, free_port
 
 pytestmark = pytest.mark.ci
 PAGE = text_of("aws.md")
@@ -49,7 +47,6 @@ class Amazon:
         self.service = Service(command, folder, port, path="/moto-api/")
         self.env = {"AWS_ENDPOINT_URL": self.service.uri}
         self.env |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
-        self.env["PATH"] = f"{folder}{os.pathsep}{ENV['PATH']}"
 
     def close(self):
         self.service.stop()
@@ -79,7 +76,7 @@ def amazon(tmp_path_factory):
     """Amazon after the page's commands, and what they printed."""
     folder = tmp_path_factory.mktemp("moto")
     amazon = Amazon(folder)
-    with closing(amazon), launcher(folder, ENV):
+    with closing(amazon):
         script = "\n".join([own(COMMANDS[0]), *COMMANDS[1:-1]])
         result = run(["bash", "-euo", "pipefail", "-c", script], ROOT, **amazon.env)
         assert (result.returncode, result.stderr) == (0, "")

@@ -60,7 +60,7 @@ def assert_same_pictures(cells, script):
 @pytest.mark.ci
 @pytest.mark.parametrize("name", NAMES)
 def test_cells_print_and_store_what_the_script_does(name, tmp_path):
-    script, printed_there = repo_with(name)
+    script, printed_there, _ = repo_with(name)
     words, path = words_for(name, script), Path("src", f"{name}.py")
     for file in [False, True] if name == "basic_run" else [False]:
         folder = tmp_path / f"cells-{file}"

@@ -360,10 +360,7 @@ def callback(store, folder):
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("case", ROWS)
-def test_what_another_way_leaves_behind(case, folder, track_in, monkeypatch):
+@pytest.mark.usefixtures("track_in_default")
+def test_what_another_way_leaves_behind(case, folder):
     (measure,) = [WAYS[beginning] for beginning in WAYS if case.startswith(beginning)]
-    track_in(uri(folder))
-    # What set_experiment() leaves in this process.
-    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     assert measure(uri(folder), folder) == ROWS[case]

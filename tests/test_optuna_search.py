@@ -51,10 +51,8 @@ def test_the_searches_and_their_table():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_each_way_logs_what_it_says(folder, track_in, monkeypatch):
-    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
-    track_in(uri(folder))
+@pytest.mark.usefixtures("track_in_default")
+def test_each_way_logs_what_it_says(folder):
     found = benchmark.costs(folder, 1, 2)
     assert {way: len(ms) for way, ms in found.items()} == dict.fromkeys(benchmark.WAYS, 1)
     client = mlflow.MlflowClient()

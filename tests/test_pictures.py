@@ -110,18 +110,25 @@ def statuses(shown):
     return Counter(child.info.status for child in shown.search("hypertune3")[1])
 
 
+def is_locked(database):
+    """Whether somebody writes into the SQLite file; then the UI couldn't read either."""
+    with closing(sqlite3.connect(database, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        connection.rollback()
+        return False
+
+
 def halt(shown, process, **least):
     """Stop all its processes when so many children are there, and none of them is writing."""
     deadline = time.monotonic() + 240
     while True:
         if statuses(shown) >= Counter(least):
             os.killpg(process.pid, signal.SIGSTOP)
-            with closing(sqlite3.connect(shown.folder / "mlflow.db", timeout=0)) as database:
-                with suppress(sqlite3.OperationalError):  # locked: the UI couldn't read either
-                    database.execute("BEGIN IMMEDIATE")
-                    database.rollback()
-                    if statuses(shown) >= Counter(least):
-                        return
+            if not is_locked(shown.folder / "mlflow.db") and statuses(shown) >= Counter(least):
+                return
             os.killpg(process.pid, signal.SIGCONT)
         assert time.monotonic() < deadline, (shown.folder / "hypertune3.log").read_text()
         time.sleep(0.2)

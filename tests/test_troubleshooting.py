@@ -74,7 +74,7 @@ def test_without_git_a_run_lacks_only_the_commit(folder):
 @pytest.mark.facts
 @pytest.mark.parametrize(("value", "bars"), [("true", True), ("false", False)])
 def test_with_tqdm_a_download_shows_a_bar_unless_a_variable_says_no(value, bars, folder):
-    """ "true" is MLflow's default."""
+    """MLflow's default is true."""
     code = "import mlflow; mlflow.artifacts.download_artifacts('source', dst_path='copy')"
     (folder / "source").mkdir()
     (folder / "source" / "file").touch()

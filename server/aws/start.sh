@@ -16,7 +16,8 @@ install postgresql caddy python3-venv git perl openssl curl ca-certificates
 
 # Session Manager's agent opens a shell for the admins of the account. It needs no open port.
 AGENT=https://s3.$REGION.amazonaws.com/amazon-ssm-$REGION/latest/debian_amd64/amazon-ssm-agent.deb
-curl -sSfo /tmp/agent.deb $AGENT && install /tmp/agent.deb || echo "There is no Session Manager"
+PACKAGE=$(mktemp --suffix=.deb)
+curl -sSfo $PACKAGE $AGENT && install $PACKAGE || echo "There is no Session Manager"
 
 git clone --depth 1 "$REPO" /srv/mlflow
 cd /srv/mlflow
