@@ -324,6 +324,22 @@ def percent(_):
     return "the files in another folder, with a space for `%20`"
 
 
+@case("a local store in a folder with a space in its name, and no `MLFLOW_TRACKING_URI`")
+def space(_):
+    top = Path.cwd()
+    folder = top / "with space"
+    folder.mkdir()
+    os.chdir(folder)
+    mlflow.set_tracking_uri(None)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with mlflow.start_run():
+        mlflow.log_text("text", "a.txt")
+    assert (folder / "mlflow.db").exists() and list((folder / "mlruns").rglob("a.txt"))
+    assert only_run().info.status == "FINISHED"
+    assert list((top / "with%20space").iterdir()) == []
+    return "all of it, and an empty folder beside it with `%20` for the space"
+
+
 @case('`mlflow.log_param("depth", 3)` without a run')
 def no_run(first):
     exec(code(first))
