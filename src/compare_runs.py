@@ -94,7 +94,7 @@ client.log_text(parent.run_id, csv, "compare/children.csv")
 best = sorted(searches.filter(like="params.best_"))
 searches[best] = searches[best].fillna("not set")
 columns = ["start_time", *best, "metrics.best_cv_score", "metrics.test_accuracy"]
-print(f"Searches in this store: {len(searches)}")
+print(f"Finished searches in this store: {len(searches)}")
 print(searches.reindex(columns=columns).to_string(index=False))
 print(f'Run "{searches["tags.mlflow.runName"][0]}", ID {parent.run_id}')
 print("Next: python src/training_loop.py")

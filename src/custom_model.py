@@ -5,7 +5,7 @@ params that each caller may change.
 
     python src/custom_model.py
 
-In the UI: Model training > Experiments > custom-model > "nearest centroid" > Artifacts: the model's
+In the UI: Model training > Experiments > custom-model > Models > centroids > Artifacts: the model's
 code and, in the folder artifacts, its weights.
 """
 

@@ -145,7 +145,7 @@ def test_prints_the_best_and_what_moves_the_score(compared):
 
 def test_prints_the_search(compared):
     assert compared.searches[0].info.run_id == compared.before.info.run_id
-    assert f"Searches in this store: {len(compared.searches)}\n" in compared.output
+    assert f"Finished searches in this store: {len(compared.searches)}\n" in compared.output
     header = "start_time params.best_max_depth params.best_n_estimators"
     rows = rows_after(header, compared.output)
     for row, search in zip(rows, compared.searches, strict=False):
@@ -322,7 +322,7 @@ def test_of_two_searches_the_newest_is_compared_and_both_are_listed(own):
     output = own.done("compare_runs")
     assert re.findall(r'^Run "a search", ID (\w+)$', output, re.MULTILINE) == [newer]
     assert "3 children to compare" in output
-    assert "Searches in this store: 2\n" in output
+    assert "Finished searches in this store: 2\n" in output
     rows = rows_after("start_time metrics.best_cv_score metrics.test_accuracy", output)[:2]
     assert [row[2:] for row in rows] == [["0.92", "0.6"], ["0.99", "0.5"]]
     assert [compare_files(own.client, each) for each in (older, newer, failed)] == [[], FILES, []]

@@ -102,7 +102,7 @@ def test_a_run_is_repeated_to_the_last_digit(store, tmp_path):
     printed = assert_success(
         run_script("reproduce_run", store.folder, run_id, "--yes", **store.env)
     )
-    assert "\nAll scores are equal\nOf 6 scores 0 differ; 1 metrics are left out\n" in printed
+    assert "\nAll scores are equal\nOf 6 scores 0 differ; 1 values are left out\n" in printed
     found = re.search(r'^Run "own", ID (\w+)\nNext: ', printed, re.MULTILINE)
     report = store.client.get_run(found[1])
     assert report.info.status == "FINISHED"
@@ -165,7 +165,7 @@ def test_an_edited_row_is_recognised_and_how_far_off_it_leads(folder):
     # Three points of the curve, of which two are off, two children, and a sentiment.
     assert report.data.metrics == {"all": 6, "off": 2, "worst": 0.5}
     assert report.data.tags["equal"] == "no"
-    assert "Of 6 scores 2 differ; 1 metrics are left out\n" in printed
+    assert "Of 6 scores 2 differ; 1 values are left out\n" in printed
     assert ["curve", "1", "3.0", "3.5", "0.5"] in lines(printed)
     assert ["curve", "2", "6.0", "6.5", "0.5"] in lines(printed)
     differs = table(report, "differs.csv").set_index("what")
@@ -271,7 +271,7 @@ def test_each_lesson_that_stores_its_script_is_repeated_to_the_last_digit(name, 
     assert report.data.params == {"run_id": old.info.run_id, "script": f"{name}.py"}
     assert report.data.tags["equal"] == "yes"
     assert report.data.metrics["off"] == 0
-    assert "Nothing that went in differs\nAll scores are equal\n" in printed
+    assert "No input differs\nAll scores are equal\n" in printed
     client = MlflowClient(uri(tmp_path))
     family = [old, *children_of(client, old)]
     points = {
