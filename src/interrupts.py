@@ -19,8 +19,8 @@ def exit_on_interrupt() -> None:
     """Let Ctrl-C and SIGTERM raise SystemExit as soon as MLflow's present call has returned.
 
     `with mlflow.start_run()` then ends the run as FAILED. The exit code is 130 for Ctrl-C and 143
-    for SIGTERM. At a second signal, and if MLflow waits for a server, the call isn't awaited.
-    Raises ValueError outside of the main thread.
+    for SIGTERM. If MLflow waits for a server, or at a second signal, the call isn't awaited. If it
+    is a run's end, it is made again at exit. Raises ValueError outside of the main thread.
     """
     for number in signal.SIGINT, signal.SIGTERM:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -40,6 +40,10 @@ def _interrupt(owner, number, frame):
     if calls and not waits and not sys.getprofile():
         return sys.setprofile(partial(_exit_after, calls[-1], 128 + number))
     sys.setprofile(None)
+    for call in calls:
+        if call.f_code is mlflow.MlflowClient.set_terminated.__code__:
+            again = call.f_locals  # what was to end which run, and how
+            atexit.register(again["self"].set_terminated, again["run_id"], again["status"])
     sys.exit(128 + number)
 
 

@@ -281,6 +281,37 @@ def test_server_killed_for_good_ends_by_ctrl_c_and_keeps_what_was_logged(team, t
     assert statuses.count("RUNNING") in (1, 2) and len(statuses) >= 6
 
 
+# Interrupted, and once more in the call that ends the run.
+TWICE = """
+import signal
+import mlflow
+from interrupts import exit_on_interrupt
+from urllib3 import HTTPConnectionPool
+
+real = HTTPConnectionPool._make_request
+def interrupted(self, connection, method, url, **options):
+    if url.endswith("runs/update"):
+        HTTPConnectionPool._make_request = real
+        signal.raise_signal(signal.SIGTERM)
+    return real(self, connection, method, url, **options)
+
+exit_on_interrupt()
+mlflow.set_experiment("twice")
+with mlflow.start_run():
+    HTTPConnectionPool._make_request = interrupted
+    signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_that_breaks_off_the_end_of_a_run_leaves_it_failed(team, tmp_path):
+    env = team.client("ada") | {"PYTHONPATH": str(ROOT / "src")}
+    result = run([sys.executable, "-c", TWICE], tmp_path, **env)
+    said = "Interrupted: what was logged is kept\n"
+    assert result.returncode == 128 + signal.SIGTERM
+    assert result.stderr.partition("\n")[2] == said * 2  # after MLflow's on the new experiment
+    assert list(statuses_in(team, "twice").values()) == ["FAILED"]
+
+
 def test_database_stopped_in_mid_search_and_started_again(team, tmp_path):
     process = start_search(team, tmp_path)
     logged = len(team.mlflow.log.read_text())
