@@ -153,10 +153,10 @@ def caddy(folder, server):
     assert "mlflow.example.com {\n" in text and "127.0.0.1:5000\n" in text
     text = text.replace("mlflow.example.com {", f"localhost:{port} {{\n\ttls internal")
     text = text.replace("127.0.0.1:5000", server.removeprefix("http://"))
-    options = "admin off\n\tskip_install_trust\n\tauto_https disable_redirects"
-    (folder / "Caddyfile").write_text(
-        f"{{\n\t{options}\n\tstorage file_system {folder}\n}}\n{text}"
-    )
+    options = f"skip_install_trust\n\tauto_https disable_redirects\n\tstorage file_system {folder}"
+    assert "{\n\t#" in text and "\n\tadmin off\n}" in text
+    text = text.replace("\n\tadmin off\n", f"\n\tadmin off\n\t{options}\n")
+    (folder / "Caddyfile").write_text(text)
     command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     proxy = Service(command, folder, port)
     (authority,) = folder.glob("pki/authorities/local/root.crt")

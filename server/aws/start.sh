@@ -34,6 +34,7 @@ perl -pe 's/=\n/"=" . `openssl rand -hex 16`/e' server/.env.example | sed "
 export PASSWORD=$(sed -n 's/^PGPASSWORD=//p' server/.env)
 (cd / && runuser -u postgres -- psql --quiet) <<'END'
 \getenv password PASSWORD
+SET log_min_error_statement = panic;
 CREATE ROLE mlflow LOGIN PASSWORD :'password';
 CREATE DATABASE mlflow OWNER mlflow;
 END
@@ -42,7 +43,7 @@ unset PASSWORD
 cp server/mlflow.service /etc/systemd/system/
 systemctl enable --now mlflow
 sed "s/mlflow\.example\.com/$HOST/" server/Caddyfile > /etc/caddy/Caddyfile
-systemctl reload caddy
+systemctl restart caddy
 
 # Its answer, OK, is the last line of the log.
 curl -sSf --retry 60 --retry-delay 5 --retry-connrefused http://127.0.0.1:5000/health
