@@ -144,3 +144,14 @@ def test_whoever_may_write_can_write_in_another_ones_name(team):
         client = MlflowClient(team.uri)
         run = client.create_run(client.create_experiment("bobs"), tags={"mlflow.user": "ada"})
         assert client.get_run(run.info.run_id).data.tags["mlflow.user"] == "ada"
+
+
+@pytest.mark.facts
+def test_mlflows_assistant_obeys_who_is_on_the_servers_machine(team):
+    """The proxy says by this header where its client is."""
+    ask = f"{team.uri}/ajax-api/3.0/mlflow/assistant/providers/none/health"
+    login = ("bob", team.users["bob"])
+    elsewhere = {"X-Forwarded-For": "203.0.113.7"}
+    assert requests.get(ask, auth=login, headers=elsewhere, timeout=30).status_code == 403
+    answer = requests.get(ask, auth=login, timeout=30)
+    assert (answer.status_code, answer.json()["detail"]) == (404, "Provider 'none' not found")
