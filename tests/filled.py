@@ -80,9 +80,13 @@ def repo_after(names):
             assert done.returncode == 0, done.stderr
         else:
             new.mkdir()
+            # Python writes a cache anew if its script has changed: then git would see a change.
+            hidden = shutil.ignore_patterns("__pycache__")
             for part in PARTS:
-                copy_part = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-                copy_part(ROOT / part, new / part)
+                if (ROOT / part).is_dir():
+                    shutil.copytree(ROOT / part, new / part, ignore=hidden)
+                else:
+                    shutil.copy(ROOT / part, new / part)
             make_repo(new)
             (new / ".venv").symlink_to(sys.prefix)
 
