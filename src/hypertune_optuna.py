@@ -3,8 +3,7 @@
 What you learn: trials as live child runs, pruning, several processes, and going on after a kill.
 
     pip install -r requirements-optuna.txt
-    python src/hypertune_optuna.py
-    python src/hypertune_optuna.py RUN_ID      joins this search, or goes on with it
+    python src/hypertune_optuna.py      RUN_ID joins this search, or goes on with it
 """
 
 # %% Settings
@@ -14,8 +13,6 @@ import warnings
 
 import mlflow
 import numpy as np
-import optuna
-from optuna.visualization import matplotlib as plots
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedKFold, train_test_split
@@ -23,9 +20,13 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from interrupts import exit_on_interrupt
 from tracking import connect
 
+try:
+    import optuna
+except ImportError:
+    sys.exit("This lesson needs Optuna: pip install -r requirements-optuna.txt")
+
 SEED, FOLDS, TEST_SIZE, TRIALS = 42, 5, 0.2, 24
 DONE = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
-SCRIPT = globals().get("__file__", "hypertune_optuna.py")  # a notebook has no __file__
 # In a notebook the words in sys.argv are the kernel's: write the run's ID in the place of None.
 run_id = sys.argv[1] if sys.argv[1:] and "kernel_launcher" not in sys.argv[0] else None
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats and plots
@@ -78,11 +79,10 @@ with mlflow.start_run(run_id, experiment_id, "optuna") as parent:
     study = optuna.create_study(storage=storage, sampler=sampler, **options)
     print(f"To join this search or go on: python src/hypertune_optuna.py {run_id}", flush=True)
     mlflow.log_params({"cv": FOLDS, "random_state": SEED, "test_size": TEST_SIZE})
-    mlflow.log_artifact(SCRIPT)
-    while len(study.get_trials(states=DONE)) < TRIALS:
+    mlflow.log_artifact(globals().get("__file__", "hypertune_optuna.py"))  # a notebook has none
+    while len(study.get_trials(states=DONE)) < TRIALS:  # other processes may have the last ones
         optuna.storages.fail_stale_trials(study)  # killed: without a heartbeat for ten seconds
         begun = sum(t.params != {} and t.state.name != "FAIL" for t in study.trials)
-        # If other processes have the last ones in hand, it waits for them.
         study.optimize(objective, n_trials=1) if begun < TRIALS else time.sleep(1)
     running = f"tags.mlflow.parentRunId = '{run_id}' AND attributes.status = 'RUNNING'"
     for child in client.search_runs([experiment_id], running):  # of processes that were killed
@@ -90,9 +90,9 @@ with mlflow.start_run(run_id, experiment_id, "optuna") as parent:
     # The best as tags: a param can't change, and with more TRIALS the best may.
     mlflow.set_tags({f"best_{name}": value for name, value in study.best_params.items()})
     mlflow.log_metric("best_cv_score", study.best_value)
+    plots, tight = optuna.visualization.matplotlib, {"save_kwargs": {"bbox_inches": "tight"}}
     for plot in plots.plot_optimization_history, plots.plot_param_importances, plots.plot_slice:
-        figure, tight = np.ravel(plot(study))[0].figure, {"bbox_inches": "tight"}
-        mlflow.log_figure(figure, f"{plot.__name__[5:]}.png", save_kwargs=tight)
+        mlflow.log_figure(np.ravel(plot(study))[0].figure, f"{plot.__name__[5:]}.png", **tight)
 
 # %% Result
 print(f"best of {len(study.get_trials(states=DONE))} trials: {study.best_params}")

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.optuna.storage import MlflowStorage
 from optuna_integration import MLflowCallback
 from patched import before, run_patched, without_connect
-from running import PYTHON, at_once, run, uri
+from running import PYTHON, at_once, run, run_script, uri
 from sentences import assert_one_sentence, assert_success
 from stores import children_of, contents, files_of, runs_of
 
@@ -91,6 +91,13 @@ def test_a_trial_is_a_child_run(folder):
     best = parent.data.metrics["best_cv_score"]
     assert re.search(rf"best of 2 trials: {{.*}}\ncross-validation accuracy: {best:.4f}\n", printed)
     assert f'\nRun "optuna", ID {parent.info.run_id}\n' in printed
+
+
+def test_without_optuna(tmp_path):
+    (tmp_path / "optuna.py").write_text("raise ImportError")
+    process = run_script("hypertune_optuna", tmp_path, PYTHONPATH=str(tmp_path))
+    assert process.returncode == 1
+    assert process.stderr == "This lesson needs Optuna: pip install -r requirements-optuna.txt\n"
 
 
 @pytest.mark.ci
