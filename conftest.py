@@ -13,6 +13,7 @@ import documents
 import mlflow
 import pytest
 from filelock import FileLock
+from guests import Host
 from mlflow import MlflowClient
 from registry import Registry
 from running import AS_ROOT, ROOT, SHARED, run_script, uri
@@ -29,10 +30,20 @@ def pytest_addoption(parser):
         "--refresh", action="store_true", help="write what commands print into README.md and docs"
     )
     parser.addoption("--pictures", action="store_true", help="take the pictures in docs/images")
+    parser.addoption("--server", metavar="URI", help="run the lessons' own tests on this server")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """A server of the reader's gets one test at a time."""
+    if config.getoption("--server"):
+        config.option.numprocesses = 0
 
 
 def pytest_configure(config):
     documents.refresh = config.getoption("--refresh")
+    if server := config.getoption("--server"):
+        config.host = Host(server, SHARED)
 
 
 # The pages that a reader's own set runs: the lessons', except those that take longest.
@@ -45,8 +56,24 @@ LONGEST += ["test_migrate_filestore.py", "housekeeping.md", "test_interruptions.
 LONGEST += ["test_windows.py"]
 
 
-def pytest_collection_modifyitems(items):
+def choose(config, items):
+    """With --server, keep the lessons' tests on it, and skip what it lacks. Else drop these."""
+    host, kept, dropped = getattr(config, "host", None), [], []
+    for item in items:
+        given = hasattr(item, "callspec") and item.callspec.params.get("store") == "given"
+        lesson = item.path.stem.removeprefix("test_")
+        keep = given and lesson in host.lessons if host else not given
+        (kept if keep else dropped).append(item)
+        if host and keep and (why := host.refuses(lesson)):
+            item.add_marker(pytest.mark.skip(why))
+    items[:] = kept
+    if host:
+        config.hook.pytest_deselected(items=dropped)
+
+
+def pytest_collection_modifyitems(config, items):
     """.ci/run runs exercises and the other pages; that on the team's server as root, as it says."""
+    choose(config, items)
     items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
     for item in items:
         if item.path.suffix == ".md":
@@ -193,6 +220,7 @@ def track_in_default(folder, track_in, monkeypatch):
 KINDS = [
     "sqlite",
     "file",
+    "given",  # by --server, else no test has it
     *[pytest.param(kind, marks=pytest.mark.ci) for kind in ("server", "team")],
 ]
 
@@ -208,6 +236,10 @@ def store(request, tmp_path_factory):
     elif request.param == "team":
         team = request.getfixturevalue("team")
         yield Store(team.uri, folder, **team.login("ada"))
+    elif request.param == "given":
+        host = request.config.host
+        yield Store(request.config.getoption("--server"), folder, **host.login)
+        host.clean()
     else:
         server = Server(folder, "server", "--workers", "1", **WITHOUT_JOBS)
         yield Store(server.uri, tmp_path_factory.mktemp("client"))

@@ -38,6 +38,13 @@ def dagshub_run(folder, host, root=ROOT, **env):
     return result
 
 
+def check_server(folder, site):
+    """Ask the MLflow of the SITE what it can do; return the finished process."""
+    login = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": TOKEN}
+    place = {"MLFLOW_TRACKING_URI": f"{site.host}/{REPO}.mlflow"}
+    return run_script("check_server", folder, **place, **login)
+
+
 def described(repo):
     """A repo as the API describes it."""
     address = f"https://dagshub.com/{repo}"

@@ -13,10 +13,11 @@ from functools import partial
 
 import pytest
 import requests
-from dagshub_standin import REPO, TOKEN, USER, DagsHub, dagshub_run, settings
+from dagshub_standin import REPO, TOKEN, USER, DagsHub, check_server, dagshub_run, settings
+from guests import ROWS, answers
 from mlflow import MlflowClient
 from running import ROOT, at_once, clone_with_remote, run, run_script
-from sentences import assert_one_sentence
+from sentences import assert_one_sentence, assert_success
 from services import ENV, WITHOUT_JOBS, Server, free_port
 
 SCRIPT = ROOT / "src" / "dagshub_run.py"
@@ -124,6 +125,10 @@ def test_other_lessons_run_there_with_what_init_sets(server, site, tmp_path):
     logged = MlflowClient(server.uri).get_run(run_id)
     assert (logged.info.status, len(logged.outputs.model_outputs)) == ("FINISHED", 1)
 
+    asked, lessons = answers(assert_success(check_server(tmp_path, site)))
+    assert {asked[row] for row in ROWS} == {"yes"}
+    assert (lessons["basic_run"], lessons["dagshub_run"]) == ("yes", "yes")
+
     with requests.Session() as browser:
         browser.auth = USER, TOKEN
         page = browser.get(address, timeout=30)
@@ -221,8 +226,11 @@ def test_a_site_that_never_answers(tmp_path):
 def test_who_may_only_read_is_told_so(server, tmp_path):
     with DagsHub(server.uri, refuse={"/create": 403}) as site:
         result = dagshub_run(tmp_path, site.host)
+        asked, lessons = answers(assert_success(check_server(tmp_path, site)))
     assert result.returncode == 1
     assert "failed with error code 403" in result.stderr.splitlines()[-1]
+    assert asked["experiments"] == asked["registry"] == "not allowed"
+    assert lessons["dagshub_run"].startswith("no, without ")
 
 
 @pytest.mark.ci

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import requests
-from dagshub_standin import DagsHub, dagshub_run
+from dagshub_standin import DagsHub, check_server, dagshub_run
 from doc_tables import blocks, text_of
+from guests import ROWS, answers
 from mlflow import MlflowClient
-from running import run, run_script
-from sentences import assert_one_sentence
+from running import LESSONS, run, run_script
+from sentences import assert_one_sentence, assert_success
 from services import Server
 from stores import runs_of
 
@@ -37,14 +38,27 @@ def files_in(server, run_id, folder):
     return [file["path"] for file in answer.json()["files"]]
 
 
-def test_connect_says_that_it_is_too_old(old_server, tmp_path):
-    result = run_script("basic_run", tmp_path, MLFLOW_TRACKING_URI=old_server)
-    assert_one_sentence(
-        result,
-        "/logged-models/search failed with error code 404",
-        "the-place-for-the-runs",
-        longest=500,
-    )
+def test_check_server_says_of_each_lesson_what_it_does_there(old_server, tmp_path):
+    """Only dagshub_run runs, as the last test shows. The others' connect() says why not."""
+    result = run_script("check_server", tmp_path, MLFLOW_TRACKING_URI=old_server)
+    asked, lessons = answers(assert_success(result))
+    assert asked.pop("version").startswith("2.22.")
+    assert re.match(r"no: .*/logged-models failed with error code 404 ", asked["logged models"])
+    assert [row for row in ROWS if asked[row] != "yes"] == ["logged models"]
+    assert lessons.pop("dagshub_run") == "yes"
+    assert set(lessons.values()) == {"no, without logged models"}
+    needless = {"check_server", "dagshub_run", "hypertune1"}
+    assert set(lessons) == {path.stem for path in LESSONS} - needless
+    for name in lessons:
+        result = run_script(name, tmp_path, MLFLOW_TRACKING_URI=old_server)
+        assert_one_sentence(
+            result,
+            "/logged-models/search failed with error code 404",
+            "the-place-for-the-runs",
+            longest=500,
+        )
+    with DagsHub(old_server) as site:
+        assert answers(assert_success(check_server(tmp_path, site)))[1]["dagshub_run"] == "yes"
 
 
 def test_the_message_and_its_cure(old_server, tmp_path):
