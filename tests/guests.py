@@ -13,8 +13,15 @@ from running import run_script
 ROWS = ["experiments", "runs", "log_batch", "searches", "nested runs", "dataset inputs"]
 ROWS += ["files up", "files down", "logged models", "delete", "restore"]
 ROWS += ["registry", "versions", "aliases", "tags", "removed again"]
-# The registered models that lessons make. A lesson's experiment has the lesson's name.
-MODELS = {"custom_model": "iris-centroid", "register_model": "breast-cancer-forest"}
+# What a lesson or its test makes, beside an experiment that has the lesson's name.
+ALSO = {"custom_model": {"iris-centroid"}, "register_model": {"breast-cancer-forest"}}
+ALSO |= {"promote_model": {"small-search"}, "reproduce_run": {"own"}}
+
+
+def made_by(lessons):
+    """The names of the experiments and registered models that these lessons and tests make."""
+    own = {lesson.replace("_", "-") for lesson in lessons}
+    return own.union(*(ALSO.get(lesson, set()) for lesson in lessons))
 
 
 def answers(output):
@@ -45,22 +52,20 @@ class Host:
 
     def experiments(self):
         """The lessons' experiments that are there, also deleted ones."""
-        names = [lesson.replace("_", "-") for lesson in self.lessons]
-        return [each for each in map(self.client.get_experiment_by_name, names) if each]
+        named = map(self.client.get_experiment_by_name, made_by(self.lessons))
+        return [each for each in named if each]
 
     def models(self):
         """The lessons' registered models that are there."""
         search = self.client.search_registered_models
-        return [each for name in MODELS.values() for each in search(f"name = '{name}'")]
+        return [each for name in made_by(self.lessons) for each in search(f"name = '{name}'")]
 
     def refuses(self, lesson):
         """Why the tests of this LESSON can't run there, in the server's words; or None."""
         if self.lessons[lesson] != "yes":
             lacking = self.lessons[lesson].removeprefix("no, without ").split(", ")
             return "; ".join(f"{row}: {self.asked[row]}" for row in lacking)
-        run = [*BEFORE.get(lesson, []), lesson]
-        names = {each.replace("_", "-") for each in run} | {MODELS.get(each) for each in run}
-        taken = sorted(names & self.before)
+        taken = sorted(made_by([*BEFORE.get(lesson, []), lesson]) & self.before)
         return f"{' and '.join(taken)} on this server would get other runs" if taken else None
 
     def clean(self):
