@@ -15,6 +15,7 @@ LEFT_OUT = {
     "docs/reference/benchmarks.md": 10,
     "docs/guides/aws.md": 7,
     "docs/guides/interrupts.md": 1,
+    "docs/lessons/check_server.md": 1,
     "docs/lessons/dagshub_run.md": 2,
     "docs/lessons/hypertune3.md": 1,
     "docs/lessons/hypertune_optuna.md": 1,
