@@ -144,14 +144,14 @@ class Team:
 
 
 @contextmanager
-def caddy(folder, server):
+def caddy(folder, server, port=None, tls="internal"):
     """Caddy with server/Caddyfile, on another port, with a certificate of its own; and its CA."""
     if not shutil.which("caddy"):
         missing("Caddy", "caddy")
-    port = free_port()
+    port = port or free_port()
     text = (FOLDER / "Caddyfile").read_text()
     assert "mlflow.example.com {\n" in text and "127.0.0.1:5000\n" in text
-    text = text.replace("mlflow.example.com {", f"localhost:{port} {{\n\ttls internal")
+    text = text.replace("mlflow.example.com {", f"localhost:{port} {{\n\ttls {tls}")
     text = text.replace("127.0.0.1:5000", server.removeprefix("http://"))
     options = f"skip_install_trust\n\tauto_https disable_redirects\n\tstorage file_system {folder}"
     assert "{\n\t#" in text and "\n\tadmin off\n}" in text
@@ -159,8 +159,7 @@ def caddy(folder, server):
     (folder / "Caddyfile").write_text(text)
     command = ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
     proxy = Service(command, folder, port)
-    (authority,) = folder.glob("pki/authorities/local/root.crt")
     try:
-        yield f"https://localhost:{port}", str(authority)
+        yield f"https://localhost:{port}", str(folder / "pki/authorities/local/root.crt")
     finally:
         proxy.stop()
