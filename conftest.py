@@ -80,7 +80,7 @@ def pytest_collection_modifyitems(config, items):
             name = item.path.relative_to(ROOT).as_posix()
             if not READERS.match(name) or documents.of_exercise(item.example):
                 item.add_marker(pytest.mark.ci)
-        if item.path.name == "team-server.md":
+        if item.path.name in ("team-server.md", "server-operations.md"):
             if not AS_ROOT:
                 item.add_marker(pytest.mark.skip("its commands are root's"))
             elif not POSTGRES and "CI" not in os.environ:
