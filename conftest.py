@@ -51,6 +51,7 @@ READERS = re.compile(r"README\.md$|docs/lessons/(?!hypertune[13_]|reproduce_run|
 # What takes longest comes first, so that no processor waits for it at the end.
 LONGEST = ["test_containers.py"]
 LONGEST += ["team-server.md", "test_team_server.py", "test_peers.py", "test_hypertune3.py"]
+LONGEST += ["server-operations.md", "test_server_operations.py"]
 LONGEST += ["test_cluster.py", "troubleshooting.md", "test_promote_model.py", "test_pictures.py"]
 LONGEST += ["test_migrate_filestore.py", "housekeeping.md", "test_interruptions.py"]
 LONGEST += ["test_windows.py"]

@@ -20,6 +20,7 @@ LEFT_OUT = {
     "docs/lessons/hypertune3.md": 1,
     "docs/lessons/hypertune_optuna.md": 1,
     "docs/guides/notebooks.md": 1,
+    "docs/guides/server-operations.md": 1,
     "docs/reference/older-tutorials.md": 5,
     "docs/guides/team-server.md": 10,
     "docs/reference/troubleshooting.md": 5,
