@@ -309,33 +309,31 @@ def all_the_calls():
     yield MOVED, "params and metrics, but no files: they are looked for in the old place"
 
 
-@case("a local store in a folder with `%20` in its name")
-def percent(_):
+def store_in(name):
+    """The top folder, and in it the folder NAME, in which a run stored a.txt by the defaults."""
     top = Path.cwd()
-    folder = top / "with%20percent"
+    folder = top / name
     folder.mkdir()
     os.chdir(folder)
     mlflow.set_tracking_uri(None)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     with mlflow.start_run():
         mlflow.log_text("text", "a.txt")
-    found = [path.relative_to(top).parts[0] for path in top.rglob("a.txt")]
-    assert found == ["with percent"] and (folder / "mlflow.db").exists()
+    assert (folder / "mlflow.db").exists()
+    return top, folder
+
+
+@case("a local store in a folder with `%20` in its name")
+def percent(_):
+    top, _ = store_in("with%20percent")
+    assert [path.relative_to(top).parts[0] for path in top.rglob("a.txt")] == ["with percent"]
     return "the files in another folder, with a space for `%20`"
 
 
 @case("a local store in a folder with a space in its name, and no `MLFLOW_TRACKING_URI`")
 def space(_):
-    top = Path.cwd()
-    folder = top / "with space"
-    folder.mkdir()
-    os.chdir(folder)
-    mlflow.set_tracking_uri(None)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    with mlflow.start_run():
-        mlflow.log_text("text", "a.txt")
-    assert (folder / "mlflow.db").exists() and list((folder / "mlruns").rglob("a.txt"))
-    assert only_run().info.status == "FINISHED"
+    top, folder = store_in("with space")
+    assert list((folder / "mlruns").rglob("a.txt")) and only_run().info.status == "FINISHED"
     assert list((top / "with%20space").iterdir()) == []
     return "all of it, and an empty folder beside it with `%20` for the space"
 
