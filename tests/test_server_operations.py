@@ -3,6 +3,7 @@
 import datetime
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -47,7 +48,8 @@ def place(team, tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     shutil.copytree(FOLDER, folder / "server", ignore=shutil.ignore_patterns(".env"))
     settings = team.environment("mlflow").items()
-    (folder / "server" / ".env").write_text("".join(f"{k}={v}\n" for k, v in settings))
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in settings]
+    (folder / "server" / ".env").write_text("".join(lines))
     return folder
 
 
