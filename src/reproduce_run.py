@@ -94,7 +94,7 @@ with mlflow.start_run(experiment_id=experiment_id, run_name=script.stem, tags=ta
     mlflow.log_metrics({"all": len(scores), "off": len(off), "worst": max([0, *off["off"].abs()])})
     mlflow.log_text(differs.to_csv(index_label="what", lineterminator="\n"), "differs.csv")
     mlflow.log_text(table.to_csv(index=False, lineterminator="\n"), "metrics.csv")
-print(f"Different here:\n{differs.to_string()}" if len(differs) else "No input differs")
+print(f"Different here:\n{differs.to_string()}" if len(differs) else "No difference found")
 print(off.to_string(index=False, max_rows=10) if len(off) else "All scores are equal")
 print(f"Of {len(scores)} scores {len(off)} differ; {len(table) - len(scores)} values are left out")
 print(f'Run "{report.info.run_name}", ID {report.info.run_id}\nNext: python src/register_model.py')

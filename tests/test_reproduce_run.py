@@ -271,7 +271,7 @@ def test_each_lesson_that_stores_its_script_is_repeated_to_the_last_digit(name, 
     assert report.data.params == {"run_id": old.info.run_id, "script": f"{name}.py"}
     assert report.data.tags["equal"] == "yes"
     assert report.data.metrics["off"] == 0
-    assert "No input differs\nAll scores are equal\n" in printed
+    assert "No difference found\nAll scores are equal\n" in printed
     client = MlflowClient(uri(tmp_path))
     family = [old, *children_of(client, old)]
     points = {

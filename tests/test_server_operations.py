@@ -400,7 +400,7 @@ def test_the_disk_under_s3_is_full(team, tmp_path):
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
             )
-        wait_for_notice(tmp_path)
+        wait_for_notice(tmp_path, 120)  # it begins with its imports
         subprocess.run(["mount", "-o", "remount,size=50m", team.files], check=True)
         assert process.wait(300) == 0
         ((run_id, status),) = statuses_in(team, "basic-run").items() - after.items()
