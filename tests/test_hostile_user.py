@@ -7,13 +7,13 @@ from unittest.mock import patch
 import mlflow
 import pytest
 import requests
-from doc_tables import text_of
+from doc_tables import blocks
 from mlflow import MlflowClient
 from mlflow.server import get_app_client
 from running import AS_ROOT, run
 
 pytestmark = pytest.mark.ci
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", text_of("team-server.md"), re.MULTILINE | re.DOTALL)
+BLOCKS = blocks("team-server.md", "bash")
 
 
 def call(team, user, method, route, **data):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import psutil
@@ -28,6 +28,7 @@ from team_searches import (
     NOTICE,
     assert_search_is_whole,
     bucket,
+    paused,
     start_search,
     statuses_in,
     wait_for_notice,
@@ -207,6 +208,11 @@ def names_in(dump, place):
     return run(command, place).stdout
 
 
+def runs_with_files(folder):
+    """The IDs of the runs of `run_with_file` whose file is in this copy of the bucket."""
+    return {path.parts[-3] for path in folder.rglob("note.txt")}
+
+
 def test_gc_between_the_halves_of_a_backup_breaks_it(team, place, tmp_path):
     shutil.copytree(place, tmp_path, dirs_exist_ok=True)
     admin = team.client("admin")
@@ -221,7 +227,7 @@ def test_gc_between_the_halves_of_a_backup_breaks_it(team, place, tmp_path):
     assert done.returncode == 0, done.stderr
     in_dump = names_in("mlflow.dump", tmp_path)
     assert earlier in in_dump and later in in_dump
-    copied = {path.parts[-3] for path in (tmp_path / "files-backup").rglob("note.txt")}
+    copied = runs_with_files(tmp_path / "files-backup")
     # What `gc` removed before the copy is missing, but what an earlier copy took stays.
     assert earlier in copied and later not in copied
 
@@ -247,11 +253,9 @@ def test_each_kept_day_of_the_nightly_backup_finds_its_files(team, place, tmp_pa
     assert shell(GC, place, team, **team.client("admin")).returncode == 0
     back_up()
 
-    def files(folder):
-        return {path.parts[-3] for path in folder.rglob("note.txt")}
-
-    assert kept in files(tmp_path / "files") and gone not in files(tmp_path / "files")
-    removed = files(days / day(0) / "removed")
+    files = runs_with_files(tmp_path / "files")
+    assert kept in files and gone not in files
+    removed = runs_with_files(days / day(0) / "removed")
     assert gone in removed and kept not in removed
     assert gone in names_in(days / day(1) / "mlflow.dump", place)
     assert gone not in names_in(days / day(0) / "mlflow.dump", place)
@@ -261,7 +265,7 @@ def test_each_kept_day_of_the_nightly_backup_finds_its_files(team, place, tmp_pa
     command = [place / "server" / "restore.sh", day(1), "restored"]
     done = run(command, tmp_path, BACKUP_TARGET=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
-    assert {kept, gone} <= files(team.files.parent / "restored")
+    assert {kept, gone} <= runs_with_files(team.files.parent / "restored")
     of_run = f"--command=SELECT count(*) FROM runs WHERE run_uuid = '{gone}'"
     assert team.postgres.client("psql", "--tuples-only", of_run, "restored").strip() == "1"
 
@@ -321,20 +325,22 @@ def test_each_row_is_run():
             assert f'row("{name}")' in here, name
 
 
+def workers_of(team):
+    """The processes in which MLflow answers."""
+    children = psutil.Process(team.mlflow.process.pid).children(recursive=True)
+    return [each for each in children if "spawn_main" in " ".join(each.cmdline())]
+
+
 def test_one_worker_is_killed(team, tmp_path):
     row("One worker of MLflow is killed")
     process = start_search(team, tmp_path)
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(1)  # until the call under way is answered
-    children = psutil.Process(team.mlflow.process.pid).children(recursive=True)
-    workers = [each for each in children if "spawn_main" in " ".join(each.cmdline())]
-    assert len(workers) == 2
-    workers[0].kill()
-    process.send_signal(signal.SIGCONT)
+    with paused(process):
+        workers = workers_of(team)
+        assert len(workers) == 2
+        workers[0].kill()
     assert_search_is_whole(team, process)
     assert all(line.startswith(NOTICE) for line in errors_of(tmp_path).splitlines())
-    children = psutil.Process(team.mlflow.process.pid).children(recursive=True)
-    now = [each.pid for each in children if "spawn_main" in " ".join(each.cmdline())]
+    now = [each.pid for each in workers_of(team)]
     assert len(now) == 2 and workers[0].pid not in now
 
 
@@ -354,12 +360,12 @@ def test_s3_is_killed_and_started_again(team, tmp_path):
 def test_the_proxy_is_killed_and_started_again(team, tmp_path):
     sees, _ = row("The proxy stops and starts again")
     port = free_port()
-    with caddy(tmp_path, team.uri, port) as (uri, authority):
+    with ExitStack() as proxy:
+        uri, authority = proxy.enter_context(caddy(tmp_path, team.uri, port))
         env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_TRACKING_SERVER_CERT_PATH": authority}
         process = start_search(team, tmp_path, **env)
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(1)  # until the call under way is answered
-    process.send_signal(signal.SIGCONT)
+        with paused(process):
+            proxy.close()
     wait_for_notice(tmp_path)
     with caddy(tmp_path, team.uri, port):
         assert_search_is_whole(team, process)
@@ -492,14 +498,12 @@ def test_a_backup_is_restored_while_a_client_logs(team, tmp_path):
         "pg_dump", "--format=custom", f"--file={team.postgres.folder}/dump", "mlflow"
     )
     process = start_search(team, tmp_path)
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(1)  # until the call under way is answered
-    team.mlflow.stop()
-    team.postgres.client("dropdb", "--force", "mlflow")
-    team.postgres.client("createdb", "--owner=mlflow", "mlflow")
-    team.postgres.client("pg_restore", "--dbname=mlflow", f"{team.postgres.folder}/dump")
-    team.start_mlflow()
-    process.send_signal(signal.SIGCONT)
+    with paused(process):
+        team.mlflow.stop()
+        team.postgres.client("dropdb", "--force", "mlflow")
+        team.postgres.client("createdb", "--owner=mlflow", "mlflow")
+        team.postgres.client("pg_restore", "--dbname=mlflow", f"{team.postgres.folder}/dump")
+        team.start_mlflow()
     process.communicate(timeout=300)
     assert process.returncode == 1
     assert said_in(sees, errors_of(tmp_path)), errors_of(tmp_path)

@@ -33,6 +33,7 @@ from team_searches import (
     NOTICE,
     assert_search_is_whole,
     bucket,
+    paused,
     start_search,
     statuses_in,
     wait_for_notice,
@@ -187,11 +188,9 @@ def test_it_does_not_start_without_a_password_of_your_own(team, tmp_path):
 
 
 def kill_server(team, process):
-    """Kill MLflow's server while it answers no call: MLflow doesn't repeat a half-read one."""
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(1)  # until the call under way is answered
-    team.mlflow.stop(signal.SIGKILL)
-    process.send_signal(signal.SIGCONT)
+    """Kill MLflow's server while it answers no call."""
+    with paused(process):
+        team.mlflow.stop(signal.SIGKILL)
 
 
 def test_server_killed_in_mid_search_and_started_again(team, tmp_path):
