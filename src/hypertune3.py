@@ -35,6 +35,8 @@ try:
     from dask.distributed import CancelledError, Client, KilledWorker, as_completed
 except ImportError:
     sys.exit("This lesson needs Dask: pip install -r requirements-cluster.txt")
+for name in "distributed", "distributed.client":  # this script says in a sentence what ended
+    logging.getLogger(name).setLevel("CRITICAL")
 
 SEED, FOLDS, TEST_SIZE = 42, 5, 0.2
 MODEL = RandomForestClassifier(random_state=SEED)
@@ -75,7 +77,6 @@ def search(candidates, rows, uri, parent):
     address = os.environ.get("DASK_SCHEDULER_ADDRESS")
     here = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     here |= {"timeout": 60}  # seconds: to end may wait for a worker that starts
-    logging.getLogger("distributed.client").setLevel("CRITICAL")  # it says what is said below
     dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})  # a new one may start slowly
     try:
         with Client(**({"timeout": 10} if address else here)) as cluster:
@@ -191,4 +192,3 @@ if __name__ == "__main__":
     print("Next: python src/compare_runs.py compares these")
 elif __name__ == "__mp_main__":  # a worker on this machine: the search ends it, not Ctrl-C
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("distributed.worker").setLevel("CRITICAL")  # its scheduler ends before it

@@ -36,8 +36,11 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
     quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "GIT_PYTHON_REFRESH": "quiet"}
     os.environ |= quiet | {"MLFLOW_ALLOW_FILE_STORE": "true"}  # older tutorials' runs in folders
     logging.getLogger("mlflow").setLevel("WARNING")  # no line for every table created
-    # MLflow tries for minutes if a server goes away. urllib3 says so, if somebody listens.
-    logging.getLogger("urllib3.connectionpool").handlers = [logging.StreamHandler()]
+    # MLflow tries for minutes if a server fails. urllib3 says so, if somebody listens.
+    listener, calls = logging.StreamHandler(), logging.getLogger("urllib3.connectionpool")
+    listener.addFilter(lambda said: said.levelname != "DEBUG" or said.msg.startswith("Retry"))
+    calls.handlers, calls.propagate = [listener], False
+    calls.setLevel("DEBUG")
     mlflow.set_tracking_uri(uri)
     one_try = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     with chdir("." if named else ROOT), patch.dict(os.environ, one_try):  # ./mlruns too

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from services import ENV
 from stores import children_of
 
-NOTICE = "Retrying "
+NOTICE = "Retry"
 
 
 def bucket(team, secret=None):

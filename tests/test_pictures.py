@@ -454,13 +454,14 @@ def test_team(browser, team, picture):
     answer = requests.get(team.uri, timeout=30)  # the browser shows its own window for this
     assert (answer.status_code, answer.headers["WWW-Authenticate"][:5]) == (401, "Basic")
     assert run_script("basic_run", team.folder, **team.client("ada")).returncode == 0
+    number = MlflowClient(team.uri).get_experiment_by_name("basic-run").experiment_id
     login = {"username": "ada", "password": team.users["ada"]}
     page = window(browser, http_credentials=login)
     enter(page, team.uri)
     page.get_by_text("ada", exact=True).click()
     page.get_by_text("Account", exact=True).click()
     page.get_by_role("tab", name="Permissions").click()
-    has_rows(page, {"experiment:1": "MANAGE"})
+    has_rows(page, {f"experiment:{number}": "MANAGE"})
     expect(page.get_by_text("Logged in as ada")).to_be_visible()
     page.set_viewport_size({"width": WIDTH, "height": 420})
     picture(page, "team", 420, left=0)

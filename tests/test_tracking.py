@@ -173,6 +173,28 @@ def test_a_server_that_goes_away_is_said_while_mlflow_waits(tmp_path):
     assert result.stderr.count("Retrying") == 1
 
 
+def test_a_server_that_answers_with_an_error_is_said_while_mlflow_waits(tmp_path):
+    """As MLflow's server does while its database or its file store is away; the rest isn't said."""
+    answers = iter([500, 503])
+    code = """
+        import logging
+        logging.basicConfig(level="INFO")
+        connect()
+        mlflow.MlflowClient(mlflow.get_tracking_uri()).search_experiments()
+        logging.getLogger("urllib3.connectionpool").warning("Connection pool is full")
+    """
+
+    def answer(path):
+        return (next(answers, 200) if "experiments/search" in path else 200), b"{}"
+
+    with answering(answer, "application/json") as port:
+        result = connecting(f"http://127.0.0.1:{port}", tmp_path, "\n" + textwrap.dedent(code))
+    assert result.returncode == 0
+    first, second, third = result.stderr.splitlines()
+    assert re.fullmatch(r"Retry: /api/2.0/mlflow/experiments/search.*", first)
+    assert (second, third) == (first, "Connection pool is full")
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs Linux's /proc")
 @pytest.mark.parametrize("uri", ["sqlite:////proc/mlflow.db", "/proc/mlruns"])
 def test_folder_that_cannot_be_written(uri, tmp_path):
