@@ -17,8 +17,9 @@ from pathlib import Path
 
 import requests
 
-# What a user's shell has, less what belongs to MLflow, its stores and pytest.
-OWN = ("MLFLOW", "PYTEST", "DAGSHUB", "AWS", "PG", "RCLONE")
+# What a user's shell has, less what belongs to MLflow, its stores and pytest. Without byte code a
+# new environment starts each program slowly.
+OWN = ("MLFLOW", "PYTEST", "DAGSHUB", "AWS", "PG", "RCLONE", "PYTHONDONTWRITEBYTECODE")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
 ENV |= {"MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
 ENV["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{ENV['PATH']}"

@@ -42,18 +42,21 @@ def copy_after(folder, name):
     copy(repo_with(name)[0], folder)
 
 
-def run_lesson(folder, name, python=PYTHON):
+def run_lesson(folder, name, python):
     """Run the lesson NAME of the repo in FOLDER as a notebook runs it, in src/."""
     return run([python, f"{name}.py", *words_for(name, folder)], folder / "src")
 
 
 def repo_with(name):
-    """The folder of `copy_before` in which the lesson was run, and its stdout and stderr."""
+    """The folder of `copy_before` in which the lesson was run, and its stdout and stderr.
+
+    It is run as a new process, which has imported nothing that the lesson forgets.
+    """
     folder, printed = SHARED / f"with-{name}", SHARED / f"printed-by-{name}"
 
     def make(new):
         copy_before(new, name)
-        done = run_lesson(new, name)
+        done = run_lesson(new, name, sys.executable)
         assert_success(done)
         texts = [text.replace(str(new), str(folder)) for text in (done.stdout, done.stderr)]
         printed.write_text(json.dumps(texts))
