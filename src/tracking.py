@@ -37,9 +37,9 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
     os.environ |= quiet | {"MLFLOW_ALLOW_FILE_STORE": "true"}  # older tutorials' runs in folders
     logging.getLogger("mlflow").setLevel("WARNING")  # no line for every table created
     # MLflow tries for minutes if a server fails. urllib3 says so, if somebody listens.
-    listener, calls = logging.StreamHandler(), logging.getLogger("urllib3.connectionpool")
-    listener.addFilter(lambda said: said.levelname != "DEBUG" or said.msg.startswith("Retry"))
-    calls.handlers, calls.propagate = [listener], False
+    calls = logging.getLogger("urllib3.connectionpool")
+    calls.handlers, calls.propagate = [logging.StreamHandler()], False
+    calls.filters = [lambda said: said.levelname != "DEBUG" or said.msg.startswith("Retry")]
     calls.setLevel("DEBUG")
     mlflow.set_tracking_uri(uri)
     one_try = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -57,8 +57,7 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
     if named or Path.cwd() != ROOT:
         option = " --backend-store-uri " + (f'"{uri}"' if os.name == "nt" else shlex.quote(uri))
     looks = {"http": f"open {ui}", "sqlite": f"mlflow ui --port 5000{option}, then open {ui}"}
-    look = looks.get(re.split("s?:", uri)[0], "docs/guides/where-runs-go.md says how")
-    print(f"See them: {look}", flush=True)
+    print("See them:", looks.get(re.split("s?:", uri)[0], "docs/guides/where-runs-go.md says how"))
     return ui
 
 
@@ -87,7 +86,5 @@ def _create(database):
         mlflow.MlflowClient(f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
         try:
             os.link(new, database)
-        except FileExistsError:
-            pass  # another first run was quicker
-        except OSError:
-            new.rename(database)  # FAT and some shared folders have no links
+        except OSError:  # another first run was quicker; or it is FAT, which has no links
+            database.exists() or new.rename(database)
