@@ -19,7 +19,7 @@ SEARCH = "attributes.status = 'FINISHED' AND tags.search = 'breast-cancer-forest
 SCORE = "mean_test_score"
 LINES = 400  # of more children, the best so many
 
-connect()
+connected = connect()
 client = mlflow.MlflowClient()
 
 # %% All finished searches, newest first, in whichever experiment they are
@@ -33,7 +33,6 @@ parent = client.get_run(searches["run_id"][0]).info
 # %% The newest one's children, best first; a condition on a metric leaves out runs without it
 child = f"tags.mlflow.parentRunId = '{parent.run_id}' AND attributes.status"
 scored = f"{child} = 'FINISHED' AND metrics.{SCORE} >= 0"
-# This fetches page after page, 10,000 runs each, up to max_results, which is 100,000 by itself.
 children = mlflow.search_runs([parent.experiment_id], scored, order_by=[f"metrics.{SCORE} DESC"])
 if children.empty:
     raise SystemExit(f"No child of the search {parent.run_id} has a {SCORE} of 0 or more")
@@ -97,4 +96,5 @@ columns = ["start_time", *best, "metrics.best_cv_score", "metrics.test_accuracy"
 print(f"Finished searches in this store: {len(searches)}")
 print(searches.reindex(columns=columns).to_string(index=False))
 print(f'Run "{searches["tags.mlflow.runName"][0]}", ID {parent.run_id}')
+print(f"{connected}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}")
 print("Next: python src/training_loop.py")

@@ -69,9 +69,9 @@ def described(client, run):
             "params": run.data.params,
             "metrics": scores,
             "tags": run.data.tags,
-            "data": [
+            "data": sorted(
                 (i.dataset.name, i.dataset.digest, [tag.value for tag in i.tags]) for i in inputs
-            ],
+            ),
             "files": files_of(client, run.info.run_id),
             "models": [
                 (model.name, model.params, files_of(client, model.model_id))

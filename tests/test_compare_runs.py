@@ -155,10 +155,11 @@ def test_prints_the_search(compared):
         scores = [f"{metrics[name]:.6f}" for name in ("best_cv_score", "test_accuracy")]
         assert " ".join(row[:2]).startswith(start)
         assert row[2:] == [*best, *scores]
-    ending = (
-        f'Run "grid search", ID {compared.before.info.run_id}\nNext: python src/training_loop.py\n'
-    )
-    assert compared.output.endswith(ending)
+    info, last = compared.before.info, compared.output.splitlines()[-3:]
+    assert last[0] == f'Run "grid search", ID {info.run_id}'
+    assert last[1].startswith("http")
+    assert last[1].endswith(f"/#/experiments/{info.experiment_id}/runs/{info.run_id}")
+    assert last[2] == "Next: python src/training_loop.py"
 
 
 @pytest.mark.ci

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import time
 from unittest.mock import patch
@@ -11,8 +12,8 @@ import requests
 from containers import Stack
 from doc_tables import text_of
 from dotenv import dotenv_values
-from lessons import copy_with_grid
-from running import run_script
+from lessons import copy_with_grid, copy_with_trials
+from running import ROOT, run_script
 from sentences import assert_success
 from stores import contents, runs_of
 from team import caddy
@@ -24,7 +25,11 @@ START, BACKUP, RESTORE = BLOCKS.findall(PAGE.split("\n## 7. ")[1].split("\n## ")
 (SECRETS,) = (block for block in BLOCKS.findall(PAGE) if "perl" in block)
 (USERS,) = (block for block in BLOCKS.findall(PAGE) if "create_user" in block)
 LOGIN = ("ada", re.search(r'create_user\("ada", "(.*)"', USERS)[1])
-LESSONS = ["basic_run", "hypertune2", "register_model", "promote_model", "score_model"]
+# All in the README's order, but the one that logs to a server of its own.
+TABLES = (ROOT / "README.md").read_text()
+LESSONS = re.findall(r"\]\(src/((?!dagshub)\w+)\.py\) \|", TABLES)
+WITHOUT_RUNS = {"hypertune1", "compare_runs", "promote_model", "score_model", "check_server"}
+GRID = {"n_estimators": [16, 32], "max_depth": [2, None]}
 SERVICES = ["db", "s3", "mlflow"]
 
 
@@ -54,12 +59,17 @@ def ada(stack, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def filled(stack, ada, tmp_path_factory):
-    """What the server holds once ada has run the lessons, with a small grid."""
+    """What the server holds once ada has run the lessons, with small searches."""
     folder = tmp_path_factory.mktemp("ada")
-    copy_with_grid(folder, "hypertune2", {"n_estimators": [16, 32], "max_depth": [2, None]})
+    copy_with_trials(folder, 4)
+    for number in 1, 2, 3:
+        script = copy_with_grid(tmp_path_factory.mktemp("copy"), f"hypertune{number}", GRID)
+        shutil.copy(script, folder / "src")
+    shutil.copytree(ROOT / "data", folder / "data")
     stack.shell(USERS)
     for name in LESSONS:
-        assert_success(run_script(name, folder, root=folder, **ada))
+        words = ["--yes"] if name == "reproduce_run" else []
+        assert_success(run_script(name, folder, *words, root=folder, **ada))
     return found(ada)
 
 
@@ -140,10 +150,12 @@ for port in 5000, 5432, 9000:
 
 
 def test_lessons_run_as_a_user(filled):
-    (experiment,) = [each for name, each in filled.items() if name == "hypertune2"]
-    runs = experiment[-1]
-    assert sorted(run["status"] for run in runs) == ["FINISHED"] * 5
-    assert [model for run in runs for model in run["models"]]
+    assert {name for name in LESSONS if name.replace("_", "-") not in filled} == WITHOUT_RUNS
+    runs = {name: each[-1] for name, each in filled.items() if not name.startswith("model ")}
+    assert {run["status"] for each in runs.values() for run in each} == {"FINISHED"}
+    for name in "hypertune2", "hypertune3", "hypertune-optuna":
+        assert len(runs[name]) == 5
+    assert [model for run in runs["hypertune2"] for model in run["models"]]
     aliases, *_ = filled["model breast-cancer-forest"]
     assert set(aliases) == {"production", "staging"}
 

@@ -43,7 +43,7 @@ Next: python src/basic_run.py
 
 ## Exercise
 
-Log another depth. What does the run hold? Say it before you run the script.
+Log another depth. What does the run hold? Guess first.
 
 <details>
 <summary>Answer</summary>
