@@ -285,7 +285,10 @@ def test_the_units_are_right_and_may_little(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     assert os.access(FOLDER / "backup.sh", os.X_OK)
     # systemd's measure of what it may goes from 0 to 10. Without the options it is 9.0.
-    for name in "mlflow.service", "mlflow-backup.service":
+    services = "mlflow.service", "mlflow-backup.service"
+    texts = [(FOLDER / name).read_text().partition("NoNewPrivileges") for name in services]
+    assert len({options.split("\n[")[0].strip() for _, _, options in texts}) == 1  # "The same as"
+    for name in services:
         measure = ["systemd-analyze", "security", "--offline=true", "--threshold=15"]
         result = run([*measure, str(FOLDER / name)], tmp_path)
         assert result.returncode == 0, result.stdout
