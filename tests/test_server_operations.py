@@ -294,6 +294,15 @@ def test_the_units_are_right_and_may_little(tmp_path):
         assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.parametrize("name", ["mlflow-backup"])
+def test_rclone_starts_for_a_user_without_a_home(name):
+    """The units hide /home. rclone ends if it can't look into a home for its settings."""
+    unit = (FOLDER / f"{name}.service").read_text()
+    env = dict(re.findall(r"^Environment=(RCLONE_\w+)=(.*)", unit, re.MULTILINE))
+    result = run(["rclone", "lsf", str(FOLDER)], FOLDER, **env | {"HOME": "/dev/null"})
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 # When a part fails
 
 
