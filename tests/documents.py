@@ -4,7 +4,7 @@
     python -m pytest README.md docs --refresh    run, and write what is printed into the pages
 
 ```bash     is run; it must succeed, or end as `<!-- exits: 1 -->` before it says. `mlflow ui`,
-            `mlflow server`, `mlflow models serve`, `rclone serve` and `dask` without that run in
+            `mlflow server`, `mlflow models serve`, `server/s3.sh` and `dask` without that run in
             the background until the page ends, or starts another one on the same port.
 ```python   must stand in a script of src/ word for word, or run alone in a new process.
 ```text     is all that the block before it printed; a line `...` stands for lines left out.
@@ -42,7 +42,7 @@ from team import missing, need_postgresql
 
 PORTS = ["5000", "5001", "5002", "5003", "5432", "8786", "8790", "9000"]
 SERVER = re.compile(
-    r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server|models serve)|rclone serve|dask \w+)\b"
+    r".*\b(?:mlflow (?:--env-file \S+ )?(?:ui|server|models serve)|server/s3\.sh|dask \w+)\b"
     r".* --(?:port|addr|worker-port) (?:[\d.]+:)?(\d+)\b.*\n$"
 )
 VARIES = [  # what differs from run to run, and what stands for it

@@ -22,7 +22,7 @@ LEFT_OUT = {
     "docs/guides/notebooks.md": 1,
     "docs/guides/server-operations.md": 1,
     "docs/reference/older-tutorials.md": 5,
-    "docs/guides/team-server.md": 10,
+    "docs/guides/team-server.md": 13,
     "docs/reference/troubleshooting.md": 5,
 }
 COMMENTS = [

@@ -285,7 +285,7 @@ def test_the_units_are_right_and_may_little(tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     assert os.access(FOLDER / "backup.sh", os.X_OK)
     # systemd's measure of what it may goes from 0 to 10. Without the options it is 9.0.
-    services = "mlflow.service", "mlflow-backup.service"
+    services = "mlflow.service", "mlflow-s3.service", "mlflow-backup.service"
     texts = [(FOLDER / name).read_text().partition("NoNewPrivileges") for name in services]
     assert len({options.split("\n[")[0].strip() for _, _, options in texts}) == 1  # "The same as"
     for name in services:
@@ -294,7 +294,7 @@ def test_the_units_are_right_and_may_little(tmp_path):
         assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("name", ["mlflow-backup"])
+@pytest.mark.parametrize("name", ["mlflow-s3", "mlflow-backup"])
 def test_rclone_starts_for_a_user_without_a_home(name):
     """The units hide /home. rclone ends if it can't look into a home for its settings."""
     unit = (FOLDER / f"{name}.service").read_text()

@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 from doc_tables import rows, text_of
 from dotenv import dotenv_values
 from filled import copy_after, copy_before
+from lessons import copy_with_grid
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -378,6 +379,18 @@ def proxy(team, tmp_path_factory):
         yield found
 
 
+def test_the_first_run_by_tls_is_the_pages(team, proxy, tmp_path):
+    (block,) = re.findall(r"^```bash\n([^`]*https://mlflow[^`]*src/[^`]*)^```", PAGE, re.MULTILINE)
+    uri, authority = proxy
+    copy_with_grid(tmp_path, "hypertune2", {"n_estimators": [16], "max_depth": [2]})
+    shutil.copy(authority, tmp_path / "ca.crt")
+    block = block.replace("https://mlflow.example.com", uri)
+    block = block.replace("known-to-ada-alone", team.users["ada"])
+    result = run(["bash", "-ec", block], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("Next: ")
+
+
 def test_clients_reach_it_by_tls_and_say_which_certificate_they_miss(team, proxy, tmp_path):
     uri, authority = proxy
     env = team.client("ada") | {"MLFLOW_TRACKING_URI": uri}
@@ -589,18 +602,51 @@ def test_secrets_come_from_the_environment_alone(team):
     assert ignored.stdout == "server/.env\n"
 
 
-def test_the_unit_is_one_and_starts_what_the_page_starts(tmp_path):
+@pytest.mark.parametrize("name", ["mlflow", "mlflow-s3"])
+def test_the_unit_is_one_and_starts_what_the_page_starts(name, tmp_path):
     if not shutil.which("systemd-analyze"):
         missing("systemd-analyze", "systemd")
-    assert "\ncp /srv/mlflow/server/mlflow.service /etc/systemd/system/\n" in PAGE
-    unit = (FOLDER / "mlflow.service").read_text()
-    command = re.search(r"^ExecStart=/srv/mlflow/.venv/bin/(.*)", unit, re.MULTILINE)[1]
-    assert f"```bash\n{command}\n```" in PAGE
+    copy = f"cp /srv/mlflow/server/{name}.service /etc/systemd/system/"
+    assert f"\n{copy}\nsystemctl enable --now {name}\n" in PAGE
+    unit = (FOLDER / f"{name}.service").read_text()
+    command = re.search(r"^ExecStart=/srv/mlflow/(?:\.venv/bin/)?(.*)", unit, re.MULTILINE)[1]
+    assert f"\n{command}\n```" in PAGE
     # Where the program is on this machine.
     unit = unit.replace("/srv/mlflow/.venv/bin/mlflow", shutil.which("mlflow", path=ENV["PATH"]))
-    (tmp_path / "mlflow.service").write_text(unit.replace("User=mlflow", "User=root"))
-    result = run(["systemd-analyze", "verify", str(tmp_path / "mlflow.service")], tmp_path)
+    unit = unit.replace("/srv/mlflow/server/", f"{FOLDER}/")
+    (tmp_path / f"{name}.service").write_text(unit.replace("User=mlflow", "User=root"))
+    result = run(["systemd-analyze", "verify", str(tmp_path / f"{name}.service")], tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_what_root_installs_can_be_read_by_the_service():
+    """umask 077 is for the other terminals, and for what comes after the installation."""
+    assert "umask" not in re.search("Begin each terminal with `(.*?)`", PAGE)[1]
+    assert "git clone" in PAGE.split("umask 077")[0] and "-m venv" in PAGE.split("umask 077")[0]
+
+
+def test_the_page_fills_in_the_name(tmp_path):
+    if not shutil.which("caddy"):
+        missing("Caddy", "caddy")
+    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks if "$HOST" in block for line in block.splitlines()]
+    lines = [line for line in lines if line.startswith(("HOST=", "sed "))]
+    assert len(lines) == 4
+    (tmp_path / "server").mkdir()
+    shutil.copy(FOLDER / "Caddyfile", tmp_path / "server")
+    shutil.copy(FOLDER / ".env.example", tmp_path / "server" / ".env")
+    here = "\n".join(lines).replace("/srv/mlflow/", "").replace("/etc/caddy/", "")
+    here = here.replace("HOST=mlflow.example.com", "HOST=ml.company.org")
+    result = run(["bash", "-ec", here], tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    before = dotenv_values(FOLDER / ".env.example")
+    after = dotenv_values(tmp_path / "server" / ".env")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"}
+    assert not any("example.com" in value for value in after.values())
+    assert "\nml.company.org {\n\ttls internal\n" in (tmp_path / "Caddyfile").read_text()
+    adapt = ["caddy", "adapt", "--adapter", "caddyfile", "--config", "Caddyfile"]
+    assert run(adapt, tmp_path).returncode == 0
 
 
 # Last: by now everything has been logged
