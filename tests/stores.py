@@ -1,8 +1,11 @@
 """What a store holds, for the tests of all lessons."""
 
 import re
+from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.models import Model
 
 
 def runs_of(uri, experiment_name):
@@ -88,6 +91,15 @@ def files_of(client, owner, folder=None):
     for file in listed(owner, folder):
         found += files_of(client, owner, file.path) if file.is_dir else [file.path]
     return sorted(found)
+
+
+def assert_loads_elsewhere(model):
+    """The MODEL, an address or a folder, says what it takes and gives and what it needs."""
+    folder = download_artifacts(model)
+    signature = Model.load(folder).signature
+    assert signature.inputs and signature.outputs
+    needs = (Path(folder) / "requirements.txt").read_text()
+    assert re.findall("^(.+)==", needs, re.MULTILINE) == ["mlflow", "scikit-learn", "skops"]
 
 
 def without_ids(value):

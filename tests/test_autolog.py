@@ -1,3 +1,6 @@
+from stores import assert_loads_elsewhere
+
+
 def test_autolog_recorded_what_the_table_says(store):
     run, output = store.lesson("autolog")
     metrics = run.data.metrics
@@ -23,10 +26,12 @@ def test_autolog_recorded_what_the_table_says(store):
         assert line in output
 
 
-def test_what_was_missing_is_added_to_the_same_run(store):
+def test_what_was_missing_is_added_to_the_same_run(store, track_in):
     run, _ = store.lesson("autolog")
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test_errors"] == 1
     model, files = store.model_files(run)
-    assert "model.skops" in files
+    assert model.name == "forest" and "model.skops" in files
+    track_in(store.uri)
+    assert_loads_elsewhere(model.model_uri)
     assert len(store.client.search_runs([run.info.experiment_id])) == 1
