@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from running import ROOT, at_once, clone_with_remote, run, run_script
 from sentences import assert_one_sentence, assert_success
 from services import ENV, WITHOUT_JOBS, Server, free_port
+from stores import assert_loads_elsewhere
 
 SCRIPT = ROOT / "src" / "dagshub_run.py"
 LOOKED_UP = ["GET /api/v1/user", f"GET /api/v1/repos/{REPO}"]
@@ -69,6 +70,8 @@ def test_run_on_dagshub(server, site, tmp_path):
     clone = tmp_path / "clone"
     clone.mkdir()
     clone_with_remote(clone, f"https://{USER}:{TOKEN}@dagshub.com/{REPO}.git")
+    with (clone / "src" / "dagshub_run.py").open("a") as script:
+        script.write("print(matrix.ax_.get_title(), matrix.confusion_matrix.tolist())\n")
 
     result = dagshub_run(tmp_path, site.host, clone)
     assert (result.returncode, result.stderr) == (0, "")
@@ -76,8 +79,9 @@ def test_run_on_dagshub(server, site, tmp_path):
     assert f"See them: open {site.host}/{REPO}.mlflow\n" in result.stdout
     assert "test_accuracy: 0.9444\n" in result.stdout
     assert "repeats 18 of 18 predictions\n" in result.stdout
-    *_, named, address, next_step = result.stdout.splitlines()
-    assert address.startswith(f"{site.host}/{REPO}.mlflow/#/experiments/")
+    *_, named, address, next_step, picture = result.stdout.splitlines()
+    # One wine of class 1 is taken for class 2: rows are true, columns are predicted.
+    assert picture == "1 of 18 test wines wrong [[7, 0, 0], [0, 6, 1], [0, 0, 4]]"
     assert next_step.startswith(f"Next: share {site.host}/{REPO},")
     assert site.asked[:4] == LOOKED_UP + INIT
     assert not [asked for asked in site.asked if asked.startswith("POST /api/v1/")]
@@ -85,17 +89,21 @@ def test_run_on_dagshub(server, site, tmp_path):
     client = MlflowClient(server.uri)
     logged = client.get_run(re.fullmatch(r'Run "forest of 50", ID (\w+)', named)[1])
     assert logged.info.status == "FINISHED"
+    place = f"#/experiments/{logged.info.experiment_id}/runs/{logged.info.run_id}"
+    assert address == f"{site.host}/{REPO}.mlflow/{place}"
     assert client.get_experiment(logged.info.experiment_id).name == "dagshub-run"
     assert logged.data.params == {"n_estimators": "50", "max_depth": "5", "random_state": "42"}
     assert logged.data.metrics == {"test_accuracy": pytest.approx(17 / 18)}
     tags = logged.data.tags
-    assert (tags["dataset"], tags["mlflow.runName"]) == ("wine", "forest of 50")
+    assert (tags["dataset"], tags["purpose"]) == ("wine", "hosted run")
+    assert tags["mlflow.runName"] == "forest of 50"
     assert tags["mlflow.source.git.repoURL"] == f"https://dagshub.com/{REPO}.git"
     files = {file.path for file in client.list_artifacts(logged.info.run_id)}
     assert files == {"confusion_matrix.png", "dagshub_run.py", "model"}
     model = {file.path for file in client.list_artifacts(logged.info.run_id, "model")}
     assert {"model/MLmodel", "model/model.skops", "model/requirements.txt"} <= model
     assert not [name for name in model if name.endswith(".pkl")]
+    assert_loads_elsewhere(client.download_artifacts(logged.info.run_id, "model", tmp_path))
 
     stored = [path for path in server.log.parent.rglob("*") if path.is_file()]
     assert {"mlflow.db", "model.skops"} <= {path.name for path in stored}
