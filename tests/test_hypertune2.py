@@ -12,7 +12,7 @@ from running import PYTHON, ROOT, run, run_script, uri
 from searches import finished, name_of, searches_in
 from sentences import assert_success
 from services import WITHOUT_JOBS, Server
-from stores import children_of
+from stores import assert_loads_elsewhere, children_of
 
 GRID = itertools.product([16, 32, 64, 128], [2, 4, 8, None])
 CANDIDATES = sorted((str(trees), str(depth)) for trees, depth in GRID)
@@ -76,16 +76,18 @@ def test_parent_knows_its_data(store):
         i.dataset.name: (
             {tag.key: tag.value for tag in i.tags}["mlflow.data.context"],
             json.loads(i.dataset.profile)["num_rows"],
+            json.loads(i.dataset.source)["url"],
         )
         for i in parent.inputs.dataset_inputs
     }
+    source = "https://archive.ics.uci.edu/dataset/17/breast+cancer+wisconsin+diagnostic"
     assert inputs == {
-        "breast-cancer-training": ("training", 455),
-        "breast-cancer-testing": ("testing", 114),
+        "breast-cancer-training": ("training", 455, source),
+        "breast-cancer-testing": ("testing", 114, source),
     }
 
 
-def test_one_model_on_the_parent_only(store):
+def test_one_model_on_the_parent_only(store, track_in):
     parent, _ = store.lesson("hypertune2")
     model, files = store.model_files(parent)
     assert model.name == "best-forest"
@@ -93,6 +95,8 @@ def test_one_model_on_the_parent_only(store):
     since = f"creation_timestamp >= {parent.info.start_time}"
     models = store.client.search_logged_models([parent.info.experiment_id], since)
     assert [m.model_id for m in models] == [model.model_id]
+    track_in(store.uri)
+    assert_loads_elsewhere(model.model_uri)
 
 
 def test_agrees_with_the_untracked_search(store):

@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 
+import joblib
 import mlflow
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ from sentences import assert_one_sentence
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import ParameterGrid, train_test_split
+from stores import assert_loads_elsewhere
 
 # Two of these four share the first rank.
 FOUR = {"n_estimators": [16, 32], "max_depth": [8, None]}
@@ -75,6 +78,8 @@ def test_children_are_those_of_hypertune2(searched):
         params = ParameterGrid(FOUR)[int(child.data.tags["candidate"])]
         assert child.data.params == {key: str(value) for key, value in params.items()}
         assert child.data.tags["host"] == os.uname().nodename
+        for tag in "mlflow.user", "mlflow.source.name":
+            assert child.data.tags[tag] == parent.data.tags[tag]
 
 
 def test_parent_is_that_of_hypertune2(searched):
@@ -83,13 +88,18 @@ def test_parent_is_that_of_hypertune2(searched):
     assert parent.data.tags["search"] == found_by_hypertune2()[0].data.tags["search"]
 
     def inputs(run):
-        """Names and digests of the data, and what it was used for."""
+        """Names, digests and sources of the data, and what it was used for."""
         return sorted(
-            (i.dataset.name, i.dataset.digest, [tag.value for tag in i.tags])
+            (i.dataset.name, i.dataset.digest, i.dataset.source, [tag.value for tag in i.tags])
             for i in run.inputs.dataset_inputs
         )
 
     assert inputs(parent) == inputs(found_by_hypertune2()[0])
+    # What a search must have in common with this one to continue it.
+    data = load_breast_cancer(as_frame=True).frame.astype(float)
+    assert parent.data.tags["data"] == joblib.hash(data)
+    packages = [f"{name}=={version(name)}" for name in ("scikit-learn", "skops")]
+    assert parent.data.tags["packages"] == ", ".join(packages)
     assert store.files(parent.info.run_id) == ["hypertune3.py"]
     model, files = store.model_files(parent)
     assert model.name == "best-forest" and "model.skops" in files
@@ -100,6 +110,7 @@ def test_its_model_is_the_best_forest_on_the_training_rows(searched, track_in):
     (output,) = parent.outputs.model_outputs
     track_in(store.uri)
     forest = mlflow.sklearn.load_model(f"models:/{output.model_id}")
+    assert_loads_elsewhere(f"models:/{output.model_id}")
     signature = mlflow.models.get_model_info(f"models:/{output.model_id}").signature
     data = load_breast_cancer(as_frame=True).frame
     train, test = train_test_split(data, test_size=0.2, random_state=42)
@@ -225,6 +236,12 @@ def test_where_all_fail_the_search_has_failed_and_only_the_same_search_continues
     printed = search(folder, ONE, "", "--resume")  # there is none of this code: it begins one
     assert "an unfinished search" not in printed
     (_, (new, _)) = searches_in(uri(folder))
+
+    # Of two that are unfinished, --resume continues the newer.
+    twin = MlflowClient(uri(folder)).create_run(failed.info.experiment_id, tags=failed.data.tags)
+    again = run_search(folder, none, "", "--resume")
+    assert f"breaks off: python src/hypertune3.py {twin.info.run_id}\n" in again.stdout
+    MlflowClient(uri(folder)).delete_run(twin.info.run_id)
 
     def assert_refused(grid, wanted, why):
         refused = run_search(folder, grid, "", wanted)
