@@ -8,6 +8,7 @@ import mlflow
 from filled import copy_repo
 from lessons import copy_with_grid
 from mlflow import MlflowClient
+from patched import before, run_patched
 from running import PYTHON, ROOT, run, run_script, uri
 from sentences import assert_one_sentence, assert_success
 
@@ -95,6 +96,13 @@ class Registry:
         assert self.state() == before
         return sentence
 
+    def server_fails(self, name):
+        """Run the script while the server fails to give the model; its last line on stderr."""
+        fault = "raise mlflow.MlflowException('API request to it failed with error code 500')"
+        result = run_patched(name, before("mlflow.pyfunc.load_model", fault), self.folder)
+        assert result.returncode == 1
+        return result.stderr.splitlines()[-1]
+
     def aliases(self):
         """The version that each alias points to."""
         return dict(self.client.get_registered_model(NAME).aliases)
@@ -111,13 +119,20 @@ class Registry:
             [(each.version, each.source, each.tags, each.description) for each in versions],
         ]
 
-    def register_by_hand(self, number):
-        """Make another version of the model of version NUMBER."""
+    def register_by_hand(self, number, name=NAME):
+        """Make another version, or one of another NAME, of the model of version NUMBER."""
         source = self.client.get_model_version(NAME, str(number)).source
         code = (
-            f"from mlflow import MlflowClient; MlflowClient().create_model_version(*{NAME, source})"
+            f"from mlflow import MlflowClient; MlflowClient().create_model_version(*{name, source})"
         )
         assert_success(run([PYTHON, "-c", code], self.folder, MLFLOW_TRACKING_URI=self.uri))
+
+    def add_others(self):
+        """Models of others, first and last in the alphabet; the last one is in production."""
+        for name in "another", "zoo":
+            self.client.create_registered_model(name)
+        self.register_by_hand(1, "zoo")
+        self.client.set_registered_model_alias("zoo", "production", "1")
 
     def delete(self, number):
         self.client.delete_model_version(NAME, str(number))

@@ -15,6 +15,7 @@ ROWS = TEST.drop(columns="target")
 
 
 def test_it_predicts_with_the_version_in_production(staged):
+    staged.add_others()
     predicted = staged.load(1).predict(ROWS)
     printed = staged.done("score_model")
     assert f"Version 1 of {NAME} is right on {sum(predicted == TEST['target'])} of 114\n" in printed
@@ -52,9 +53,10 @@ def test_in_an_empty_registry_too(empty_registry):
 
 @pytest.mark.ci
 def test_a_model_in_production_that_fails_to_load_can_be_rolled_back(promoted):
+    assert "doesn't load" not in promoted.server_fails("score_model")
     promoted.lose_files(2)
     error = promoted.refused("score_model")
-    assert error.startswith("Version 2, in production, doesn't load: ")
+    assert error.startswith("Version 2, in production, doesn't load: MlflowException(")
     assert error.endswith("at fault, go back by python src/promote_model.py rollback\n")
     promoted.done("promote_model", "rollback")
     assert "Version 1 of" in promoted.done("score_model")
