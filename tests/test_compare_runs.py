@@ -36,6 +36,7 @@ print("axes:", *(text.get_text() for text in axes.get_xticklabels()))
 print("labels:", *(text.get_text() for text in axes.texts))
 print("lines:", len(axes.lines))
 print("best line:", *axes.lines[-1].get_ydata())
+print("best colour:", *axes.lines[-1].get_color()[:3])
 """
 
 
@@ -320,8 +321,9 @@ def test_of_two_searches_the_newest_is_compared_and_both_are_listed(own):
     older = own.log_search([(8, 64, 0.99, "FINISHED")], best_cv_score=0.99, test_accuracy=0.5)
     newer = own.log_search(GRID, best_cv_score=0.92, test_accuracy=0.6)
     failed = own.log_search(GRID, status="FAILED")
+    own.client.update_run(newer, name="the newer")
     output = own.done("compare_runs")
-    assert re.findall(r'^Run "a search", ID (\w+)$', output, re.MULTILINE) == [newer]
+    assert re.findall(r'^Run "(.+)", ID (\w+)$', output, re.MULTILINE) == [("the newer", newer)]
     assert "3 children to compare" in output
     assert "Finished searches in this store: 2\n" in output
     rows = rows_after("start_time metrics.best_cv_score metrics.test_accuracy", output)[:2]
@@ -371,11 +373,12 @@ def test_the_pictures_show_the_grid_and_the_finding(own):
     finding = "max_depth moves it by 0.0100 and n_estimators moves it by 0.0350"
     assert f"title: 'mean_test_score: {finding}'" in shown
     assert "best line: 0.0 0.5 1.0\n" in shown
+    assert f"best colour: {' '.join(map(str, plt.cm.cividis(1.0)[:3]))}\n" in shown
 
 
 @pytest.mark.ci
 def test_one_child_is_enough(own):
-    search = own.log_search(GRID[:1])
+    search = own.log_search([(2, 16, 0.0, "FINISHED")])  # a score of 0 is one, too
     shown = own.pictures()
     assert "cells: " not in shown and "lines: 1\n" in shown
     assert "moves it by 0.0000" in shown
