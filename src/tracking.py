@@ -56,8 +56,8 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
     ui, option = shown if uri.startswith("http") else "http://127.0.0.1:5000", ""
     if named or Path.cwd() != ROOT:
         option = " --backend-store-uri " + (f'"{uri}"' if os.name == "nt" else shlex.quote(uri))
-    looks = {"http": f"open {ui}", "sqlite": f"mlflow ui --port 5000{option}, then open {ui}"}
-    print("See them:", looks.get(re.split("s?:", uri)[0], "docs/guides/where-runs-go.md says how"))
+    looks = {"http": f"open {ui}", "sqli": f"mlflow ui --port 5000{option}, then open {ui}"}
+    print("See them:", looks.get(uri[:4], "docs/guides/where-runs-go.md says how"), flush=True)
     return ui
 
 
