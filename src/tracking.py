@@ -36,8 +36,7 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
     quiet = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "GIT_PYTHON_REFRESH": "quiet"}
     os.environ |= quiet | {"MLFLOW_ALLOW_FILE_STORE": "true"}  # older tutorials' runs in folders
     logging.getLogger("mlflow").setLevel("WARNING")  # no line for every table created
-    # MLflow tries for minutes if a server fails. urllib3 says so, if somebody listens.
-    calls = logging.getLogger("urllib3.connectionpool")
+    calls = logging.getLogger("urllib3.connectionpool")  # it can say that MLflow waits, for minutes
     calls.handlers, calls.propagate = [logging.StreamHandler()], False
     calls.filters = [lambda said: said.levelname != "DEBUG" or said.msg.startswith("Retry")]
     calls.setLevel("DEBUG")
@@ -56,8 +55,9 @@ def connect(oldest: int = 3) -> str:  # the oldest major version of MLflow on a 
     ui, option = shown if uri.startswith("http") else "http://127.0.0.1:5000", ""
     if named or Path.cwd() != ROOT:
         option = " --backend-store-uri " + (f'"{uri}"' if os.name == "nt" else shlex.quote(uri))
-    looks = {"http": f"open {ui}", "sqli": f"mlflow ui --port 5000{option}, then open {ui}"}
-    print("See them:", looks.get(uri[:4], "docs/guides/where-runs-go.md says how"), flush=True)
+    looks = {"http": f"open {ui}", "sqlite": f"mlflow ui --port 5000{option}, then open {ui}"}
+    look = looks.get(re.split("s?:", uri)[0], "docs/guides/where-runs-go.md says how")
+    print(f"See them: {look}", flush=True)
     return ui
 
 
