@@ -70,6 +70,14 @@ class Service:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and self.listens():  # a worker that is about to end
+            time.sleep(0.05)
+
+    def listens(self):
+        """Whether something takes connections at its port."""
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", int(self.uri.rpartition(":")[2]))) == 0
 
 
 class Server(Service):

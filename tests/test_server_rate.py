@@ -1,16 +1,32 @@
 """benchmarks/server_rate.py measures what it says: whole runs, on each server."""
 
+import signal
+import socket
+import sys
 import time
 
 import pytest
 import server_rate as benchmark
 from doc_tables import tables
 from mlflow import MlflowClient
+from services import Service, free_port
 from team import need_postgresql
 
 pytestmark = pytest.mark.ci
 ALL = benchmark.SERVERS
 WAITING = "SQLite", "2, without uvloop"
+# A server whose worker holds the port a second longer than the server lives.
+LATE = """
+import os, socket, sys, time
+server = os.getpid()
+if os.fork():
+    time.sleep(60)
+os.setsid()
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    while os.getppid() == server:
+        time.sleep(0.01)
+    time.sleep(1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +38,12 @@ def servers():
         patch.setattr(benchmark, "SERVERS", {key: ALL[key] for key in few})
         with benchmark.servers() as started:
             yield started
+
+
+def test_a_stopped_service_has_left_its_port(tmp_path):
+    port = free_port()
+    Service([sys.executable, "-c", LATE, str(port)], tmp_path, port).stop(signal.SIGKILL)
+    socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_a_run_holds_what_is_said_and_each_counts(servers):
