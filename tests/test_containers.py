@@ -12,7 +12,7 @@ import requests
 from containers import Stack
 from doc_tables import text_of
 from dotenv import dotenv_values
-from lessons import copy_with_grid, copy_with_trials
+from lessons import copy_with_grid, copy_with_trials, with_grid
 from running import ROOT, run_script
 from sentences import assert_success
 from stores import contents, runs_of
@@ -63,8 +63,8 @@ def filled(stack, ada, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ada")
     copy_with_trials(folder, 4)
     for number in 1, 2, 3:
-        script = copy_with_grid(tmp_path_factory.mktemp("copy"), f"hypertune{number}", GRID)
-        shutil.copy(script, folder / "src")
+        script = folder / "src" / f"hypertune{number}.py"
+        script.write_text(with_grid(script.read_text(), GRID))
     shutil.copytree(ROOT / "data", folder / "data")
     stack.shell(USERS)
     for name in LESSONS:

@@ -462,6 +462,7 @@ def test_the_disk_under_postgresql_is_full(team, tmp_path):
             move("pg_default")
             team.postgres.sql("DROP TABLESPACE small")
     assert said_in(sees, errors_of(tmp_path) + team.mlflow.log.read_text()[logged:])
+    assert all(line.startswith("Retry: ") for line in errors_of(tmp_path).splitlines())
 
 
 def make_expired_certificate(folder):

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 import requests
 from botocore.exceptions import ClientError
-from doc_tables import rows, text_of
+from doc_tables import blocks, rows, text_of
 from dotenv import dotenv_values
 from filled import copy_after, copy_before
 from lessons import copy_with_grid
@@ -380,7 +380,7 @@ def proxy(team, tmp_path_factory):
 
 
 def test_the_first_run_by_tls_is_the_pages(team, proxy, tmp_path):
-    (block,) = re.findall(r"^```bash\n([^`]*https://mlflow[^`]*src/[^`]*)^```", PAGE, re.MULTILINE)
+    (block,) = [each for each in blocks("team-server.md", "bash") if "=https://mlflow" in each]
     uri, authority = proxy
     copy_with_grid(tmp_path, "hypertune2", {"n_estimators": [16], "max_depth": [2]})
     shutil.copy(authority, tmp_path / "ca.crt")
@@ -628,8 +628,8 @@ def test_what_root_installs_can_be_read_by_the_service():
 def test_the_page_fills_in_the_name(tmp_path):
     if not shutil.which("caddy"):
         missing("Caddy", "caddy")
-    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks if "$HOST" in block for line in block.splitlines()]
+    named = [block for block in blocks("team-server.md", "bash") if "$HOST" in block]
+    lines = [line for block in named for line in block.splitlines()]
     lines = [line for line in lines if line.startswith(("HOST=", "sed "))]
     assert len(lines) == 4
     (tmp_path / "server").mkdir()
