@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import requests
 from containers import Stack
-from doc_tables import text_of
+from doc_tables import blocks, text_of
 from dotenv import dotenv_values
 from lessons import copy_with_grid, copy_with_trials, with_grid
 from running import ROOT, run_script
@@ -20,10 +20,9 @@ from team import caddy
 
 pytestmark = pytest.mark.ci
 PAGE = text_of("team-server.md")
-BLOCKS = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-START, BACKUP, RESTORE = BLOCKS.findall(PAGE.split("\n## 7. ")[1].split("\n## ")[0])
-(SECRETS,) = (block for block in BLOCKS.findall(PAGE) if "perl" in block)
-(USERS,) = (block for block in BLOCKS.findall(PAGE) if "create_user" in block)
+START, BACKUP, RESTORE = blocks("team-server.md", "bash", "## 7. ")
+(SECRETS,) = (block for block in blocks("team-server.md", "bash") if "perl" in block)
+(USERS,) = (block for block in blocks("team-server.md", "bash") if "create_user" in block)
 LOGIN = ("ada", re.search(r'create_user\("ada", "(.*)"', USERS)[1])
 # All in the README's order, but the one that logs to a server of its own.
 TABLES = (ROOT / "README.md").read_text()
